@@ -1,0 +1,72 @@
+"""From a stored job and a selection to what an export is made of."""
+
+import os
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+
+from autotune.errors import InputError
+from autotune.export import ExportSource
+from autotune.report.rows import baseline_point
+from autotune.results import FrontPoint, Job, JobResult, LoadPoint, Measured, Trial
+from autotune.selection import choose, parse_policy
+from autotune.spec import JobSpec
+
+RECOMMENDED = "recommended"
+
+
+def result_of(job: Job) -> JobResult:
+    """The job's result. Raises InputError while there is none."""
+    if job.result is None:
+        raise InputError(f"job {job.id!r} is {job.status} and has no result yet")
+    return job.result
+
+
+def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource | None:
+    """The selected configuration with its evidence; None when nothing meets the SLA."""
+    result = result_of(job)
+    chosen = _chosen(result, trials, select)
+    if chosen is None:
+        return None
+    number, level = chosen
+    spec = JobSpec.model_validate(job.spec)
+    trial = next(t for t in trials if t.number == number)
+    return ExportSource(
+        job_id=job.id,
+        job_name=job.name,
+        model=job.model_path,
+        workload=spec.workload,
+        sla=spec.sla,
+        engine_version=trial.result.engine_version if trial.result else "",
+        trial=trial,
+        point=_point(trial, level),
+        baseline=baseline_point(trials),
+        confirmation=next((c for c in result.confirmations if c.trial == number), None),
+        front=result.front,
+        trials=trials,
+        exported_at=datetime.now(UTC),
+    )
+
+
+def _chosen(result: JobResult, trials: tuple[Trial, ...], select: str) -> tuple[int, int] | None:
+    if select == RECOMMENDED:
+        choice = result.recommendation
+        return None if choice.trial is None or choice.level is None else (choice.trial, choice.level)
+    policy = parse_policy(select)
+    if not result.front.points:
+        return None
+    point: FrontPoint = choose(result.front, policy, trials)
+    return point.trial, point.level
+
+
+def _point(trial: Trial, level: int) -> LoadPoint:
+    assert trial.result is not None
+    assert isinstance(trial.result.outcome, Measured)
+    return next(point for point in trial.result.outcome.points if point.level == level)
+
+
+def start_line(source: ExportSource, config_file: Path, executable: Path) -> str:
+    """The shell line that starts the engine with an exported file: its environment, then `vllm serve --config`."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in sorted(source.trial.config.environment.items())]
+    here = os.path.relpath(executable) if executable.is_relative_to(Path.cwd()) else str(executable)
+    return " ".join([*variables, shlex.quote(here), "serve", "--config", shlex.quote(str(config_file))])

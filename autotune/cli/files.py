@@ -1,0 +1,44 @@
+"""Commands about job files and settings."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from autotune.errors import EnvironmentProblem
+from autotune.settings import load_settings, profile
+from autotune.spec import JobSpec
+from autotune.study.grid import Grid
+from autotune.tuner import load_job
+
+
+def validate_file(job_file: Path, overrides: list[str]) -> None:
+    """Check a job file with its space and workload; prints what it would do."""
+    sources = load_job(job_file, overrides)
+    grid = Grid.of(sources.space)
+    levels = ", ".join(f"{level:g}" for level in sources.workload.levels)
+    print(f"{job_file} is valid: job {sources.spec.name!r}, model {sources.spec.model!r}")
+    print(f"  space {sources.space.name!r}: {grid.size} configurations of {len(grid.knobs)} knobs")
+    print(f"  workload {sources.workload.name!r}: levels {levels}")
+
+
+def print_schema() -> None:
+    """The JSON Schema of the job file."""
+    schema = JobSpec.model_json_schema()
+    print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2))
+
+
+def list_profiles() -> None:
+    """The engine profiles that jobs may name."""
+    settings = load_settings()
+    table = Table("profile", "platform", "executable", "from", header_style="bold")
+    for name, configured in settings.profiles.items():
+        table.add_row(name, configured.platform, str(configured.executable), "settings")
+    if "vllm" not in settings.profiles:
+        try:
+            found = profile(settings, "vllm")
+            table.add_row("vllm", found.platform, str(found.executable), "detected")
+        except EnvironmentProblem as exc:
+            table.add_row("vllm", "-", "-", str(exc))
+    Console().print(table)

@@ -1,0 +1,166 @@
+"""The `autotune` command: its options, and how errors and results become exit codes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune import __version__
+from autotune.errors import AutotuneError, InputError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="autotune",
+    help="Tune an LLM serving engine under a latency SLA.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JobFile = Annotated[Path, typer.Argument(help="The job file (YAML).", metavar="JOB.yaml")]
+JobName = Annotated[
+    str, typer.Argument(help="A job's id, the start of one, or a name (its newest job).", metavar="JOB")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field of the job file: --set sla.p99_ttft_ms=200.", metavar="FIELD=VALUE"),
+]
+SlaLines = Annotated[
+    list[str] | None, typer.Option("--sla", help="Short for --set sla.…: --sla p99_ttft_ms=200.", metavar="LINE=LIMIT")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vllm-autotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Tune an LLM serving engine under a latency SLA."""
+    from autotune import telemetry
+
+    telemetry.configure(verbose=verbose)
+
+
+def _overrides(fields: list[str] | None, sla: list[str] | None) -> list[str]:
+    return [*(fields or ()), *(f"sla.{line}" for line in sla or ())]
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    fields: Overrides = None,
+    sla: SlaLines = None,
+    best: Annotated[
+        Path | None, typer.Option(help="Write the recommended configuration for `vllm serve --config`.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the Pareto front as an HTML page.")] = None,
+) -> None:
+    """Run a tuning job here, from the first launch to the recommendation (SQLite, local Ray)."""
+    from autotune.cli.run import Outputs, run_here
+
+    raise typer.Exit(run_here(job_file, _overrides(fields, sla), Outputs(best, page)))
+
+
+@app.command()
+def validate(job_file: JobFile, fields: Overrides = None, sla: SlaLines = None) -> None:
+    """Check a job file with its search space and workload; every problem at once, with line numbers."""
+    from autotune.cli.files import validate_file
+
+    validate_file(job_file, _overrides(fields, sla))
+
+
+@app.command()
+def schema() -> None:
+    """Print the job file's JSON Schema, for editors."""
+    from autotune.cli.files import print_schema
+
+    print_schema()
+
+
+@app.command()
+def jobs(as_json: AsJson = False) -> None:
+    """List the jobs in the database."""
+    from autotune.cli.results import list_jobs
+
+    list_jobs(as_json=as_json)
+
+
+@app.command()
+def trials(job: JobName, as_json: AsJson = False) -> None:
+    """Show a job's trials: what was launched, what it measured, why it failed."""
+    from autotune.cli.results import show_trials
+
+    show_trials(job, as_json=as_json)
+
+
+@app.command()
+def pareto(
+    job: JobName,
+    as_json: AsJson = False,
+    page: Annotated[Path | None, typer.Option(help="Write the front as an HTML page.")] = None,
+) -> None:
+    """Show a job's Pareto front of throughput versus P99 TTFT."""
+    from autotune.cli.results import show_front
+
+    show_front(job, as_json=as_json, page=page)
+
+
+@app.command()
+def export(
+    job: JobName,
+    select: Annotated[
+        str,
+        typer.Option(help="recommended, max-throughput, min-latency, knee, or trial=N[:LEVEL]."),
+    ] = "recommended",
+    format: Annotated[str, typer.Option(help="vllm, command, env, json or csv.")] = "vllm",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of the terminal.")] = None,
+) -> None:
+    """Export one configuration of the front, with its evidence."""
+    from autotune.cli.results import export_choice
+
+    raise typer.Exit(export_choice(job, select, format, output))
+
+
+@app.command()
+def dashboard(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+) -> None:
+    """Open Optuna dashboard on the job database."""
+    from autotune.cli.results import serve_dashboard
+
+    serve_dashboard(host, port)
+
+
+@app.command()
+def profiles() -> None:
+    """List the engine profiles: those of the settings, and the one detected on this machine."""
+    from autotune.cli.files import list_profiles
+
+    list_profiles()
+
+
+def main() -> None:
+    """Run the command line; a known error is one clear message and an exit code, never a traceback."""
+    try:
+        app()
+    except InputError as exc:
+        for problem in exc.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except AutotuneError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

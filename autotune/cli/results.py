@@ -1,0 +1,94 @@
+"""Commands that read finished and running jobs."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from autotune.cli.exports import result_of, source_of
+from autotune.export import export
+from autotune.report.page import front_page
+from autotune.report.plot import front_plot_text
+from autotune.report.rows import baseline_point, searched_points
+from autotune.report.tables import baseline_panel, front_table, trials_table
+from autotune.results import Measured
+from autotune.settings import load_settings
+from autotune.spec import JobSpec
+from autotune.store import Store
+
+NOTHING_MEETS_SLA = 4
+
+
+def list_jobs(*, as_json: bool) -> None:
+    """Every job, newest first."""
+    with Store.open(load_settings().database) as store:
+        found = store.jobs()
+    if as_json:
+        print(json.dumps([job.model_dump(mode="json") for job in found], indent=2))
+        return
+    table = Table("job", "status", "created (UTC)", "result", header_style="bold")
+    for job in found:
+        result = job.result.recommendation.reason if job.result else job.message
+        table.add_row(job.id, job.status, f"{job.created_at:%Y-%m-%d %H:%M}", result)
+    Console().print(table)
+
+
+def show_trials(key: str, *, as_json: bool) -> None:
+    """A job's trials."""
+    with Store.open(load_settings().database) as store:
+        trials = store.trials(store.job(key).id)
+    if as_json:
+        print(json.dumps([trial.model_dump(mode="json") for trial in trials], indent=2))
+        return
+    console = Console()
+    console.print(trials_table(trials))
+    for trial in trials:
+        if trial.result is not None and not isinstance(trial.result.outcome, Measured):
+            evidence = trial.result.outcome.evidence
+            console.print(f"trial {trial.number}: {evidence.cause} {evidence.advice}", highlight=False)
+            console.print(f"    {evidence.line}\n    log: {evidence.log_path}", markup=False, highlight=False)
+
+
+def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
+    """A job's front with the baseline and the recommendation."""
+    with Store.open(load_settings().database) as store:
+        job = store.job(key)
+        trials = store.trials(job.id)
+    result, sla = result_of(job), JobSpec.model_validate(job.spec).sla
+    if page is not None:
+        page.write_text(front_page(result.front, trials, sla, title=job.id), encoding="utf-8")
+    if as_json:
+        print(result.model_dump_json(indent=2))
+        return
+    console = Console()
+    console.print(baseline_panel(trials, sla))
+    console.print(front_table(result.front, trials))
+    plot = front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla)
+    console.print(plot, markup=False, highlight=False)
+    console.print(f"[bold]recommendation[/bold]: {result.recommendation.reason}", highlight=False)
+
+
+def export_choice(key: str, select: str, form: str, output: Path | None) -> int:
+    """Export one configuration; returns the exit code."""
+    with Store.open(load_settings().database) as store:
+        job = store.job(key)
+        trials = store.trials(job.id)
+    source = source_of(job, trials, select)
+    if source is None:
+        Console(stderr=True).print(result_of(job).recommendation.reason, highlight=False)
+        return NOTHING_MEETS_SLA
+    text = export(source, form)
+    if output is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+    else:
+        output.write_text(text, encoding="utf-8")
+    return 0
+
+
+def serve_dashboard(host: str, port: int) -> None:
+    """Optuna dashboard on the job database, until interrupted."""
+    from autotune.study.dashboard import serve
+
+    print(f"Optuna dashboard: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
+    serve(load_settings().database, host=host, port=port)

@@ -1,0 +1,1 @@
+"""Serving engines: launched under a supervisor, waited for, read back and stopped."""

@@ -1,0 +1,68 @@
+"""What /proc says about processes: start times, states and descendants."""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """One process: its parent, its state letter, and its start time in clock ticks since boot."""
+
+    pid: int
+    parent: int
+    state: str
+    start_time: int
+
+
+def stat(pid: int) -> ProcessStat | None:
+    """The process as the kernel sees it now; None when there is none. Source of the fields: proc(5)."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # the name before it may hold spaces and brackets
+    return ProcessStat(pid, parent=int(fields[1]), state=fields[0], start_time=int(fields[19]))
+
+
+def is_running(pid: int, start_time: int) -> bool:
+    """Whether that very process runs: a zombie does not, nor does another process with the same number."""
+    found = stat(pid)
+    return found is not None and found.start_time == start_time and found.state not in "ZX"
+
+
+def all_stats() -> list[ProcessStat]:
+    """Every process that could be read."""
+    pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+    return [found for pid in pids if (found := stat(pid)) is not None]
+
+
+def descendants(root: int) -> tuple[ProcessStat, ...]:
+    """Children of `root`, their children and so on, zombies left out."""
+    children: dict[int, list[ProcessStat]] = defaultdict(list)
+    for found in all_stats():
+        children[found.parent].append(found)
+    family: list[ProcessStat] = []
+    todo = [root]
+    while todo:
+        born = children[todo.pop()]
+        family += born
+        todo += [child.pid for child in born]
+    return tuple(member for member in family if member.state not in "ZX")
+
+
+def with_environment(entry: str) -> tuple[ProcessStat, ...]:
+    """Running processes that were started with this `NAME=value` in their environment, as far as we may read it."""
+    wanted = entry.encode()
+    found = []
+    for process in all_stats():
+        try:
+            environment = (_PROC / str(process.pid) / "environ").read_bytes()
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        if wanted in environment.split(b"\0") and process.pid != os.getpid():
+            found.append(process)
+    return tuple(process for process in found if process.state not in "ZX")

@@ -1,0 +1,41 @@
+"""Every error a user can meet.
+
+AutotuneError
+  ├── InputError            a file, option or name the user gave is wrong (exit code 2)
+  │     └── NotFound        a named thing does not exist
+  ├── EnvironmentProblem    the machine cannot run the job: no engine, no device, library missing (exit code 3)
+  └── StoreError            the database cannot be reached or is of another version (exit code 3)
+
+A message says what happened with the value, what to do, and where to look. A trial that
+fails is not an error but data: see `autotune.results`.
+"""
+
+from collections.abc import Sequence
+
+
+class AutotuneError(Exception):
+    """Something went wrong that a person can act on; shown without a traceback."""
+
+    exit_code = 3
+
+
+class InputError(AutotuneError):
+    """The input is wrong. Carries every problem that was found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class NotFound(InputError):
+    """No job, trial, space, workload or profile has that name."""
+
+
+class EnvironmentProblem(AutotuneError):
+    """The machine cannot run the job as it is."""
+
+
+class StoreError(AutotuneError):
+    """The database cannot be used."""

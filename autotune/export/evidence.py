@@ -1,0 +1,103 @@
+"""What is known about an exported configuration: as sentences for comments, and as fields."""
+
+from typing import Any
+
+from autotune.export.source import ExportSource
+from autotune.results import Confirmation, Load, LoadPoint, Quantile
+
+
+def comments(source: ExportSource) -> str:
+    """The evidence as comment lines, each of one line, whatever the names hold."""
+    return "".join(f"# {' '.join(sentence.split())}\n" for sentence in _sentences(source))
+
+
+def fields(source: ExportSource) -> dict[str, Any]:
+    """The evidence as plain JSON values."""
+    return {
+        "job": {"id": source.job_id, "name": source.job_name},
+        "trial": source.trial.number,
+        "origin": source.trial.origin,
+        "level": source.point.level,
+        "workload": source.workload,
+        "engine_version": source.engine_version,
+        "sla": source.sla.model_dump(mode="json"),
+        "measured": source.point.model_dump(mode="json"),
+        "confirmation": source.confirmation.model_dump(mode="json") if source.confirmation else None,
+        "baseline": source.baseline.model_dump(mode="json") if source.baseline else None,
+        "throughput_versus_baseline": throughput_ratio(source),
+        "recommended_load": {"kind": source.point.load.kind, "value": total_load(source.point)},
+        "exported_at": source.exported_at.isoformat(),
+    }
+
+
+def throughput_ratio(source: ExportSource) -> float | None:
+    """Output throughput per device, this configuration over the baseline; None when the baseline has none."""
+    base = source.baseline.output_throughput_per_device if source.baseline else 0.0
+    return source.point.output_throughput_per_device / base if base else None
+
+
+def total_load(point: LoadPoint) -> float:
+    """The load of one instance, over all its devices: requests/s, or concurrent requests."""
+    return point.load.value * point.devices
+
+
+def _sentences(source: ExportSource) -> list[str]:
+    point = source.point
+    return [
+        f"vllm-autotune: job {source.job_name} ({source.job_id}), trial {source.trial.number}, level {point.level}",
+        f"model {source.model}, engine {source.engine_version or 'of unknown version'}, "
+        f"workload {source.workload}, exported {source.exported_at:%Y-%m-%d}",
+        f"measured at {point.load} per device: {_throughput(point)}, {_p99(point.ttft.at(99))}",
+        _confirmed(source),
+        "SLA: " + ", ".join(f"{name} <= {limit:g}" for name, limit in source.sla.model_dump().items()),
+        _versus_baseline(source),
+        f"keep the load of one instance ({_devices(point)}) at or below {_load(point)}",
+    ]
+
+
+def _confirmed(source: ExportSource) -> str:
+    again = source.confirmation
+    if again is None:
+        return "not confirmed by re-runs"
+    p99 = "P99 TTFT missing" if again.p99_ttft_ms is None else f"P99 TTFT {again.p99_ttft_ms:.0f} ms at worst"
+    verdict = "the SLA holds" if again.holds else "the SLA does NOT hold"
+    return (
+        f"measured again in {_count(again)} at {again.load} per device: "
+        f"{again.output_throughput_per_device:.1f} tok/s per device, {p99}: {verdict}"
+    )
+
+
+def _versus_baseline(source: ExportSource) -> str:
+    ratio = throughput_ratio(source)
+    if source.baseline is None or ratio is None:
+        return "the baseline meets the SLA at no measured load"
+    base = source.baseline
+    return (
+        f"baseline at {base.load} per device: {_throughput(base)}, {_p99(base.ttft.at(99))}; "
+        f"this configuration has {ratio:.2f} times its throughput"
+    )
+
+
+def _count(again: Confirmation) -> str:
+    return "1 run" if len(again.runs) == 1 else f"{len(again.runs)} runs"
+
+
+def _throughput(point: LoadPoint) -> str:
+    return f"{point.output_throughput_per_device:.1f} tok/s per device"
+
+
+def _p99(quantile: Quantile) -> str:
+    if quantile.value_ms is None:
+        return "P99 TTFT missing"
+    lower = "0" if quantile.lower_ms is None else f"{quantile.lower_ms:.0f}"
+    upper = "unknown" if quantile.upper_ms is None else f"{quantile.upper_ms:.0f}"
+    return f"P99 TTFT {quantile.value_ms:.0f} ms (95 % bounds {lower} to {upper})"
+
+
+def _devices(point: LoadPoint) -> str:
+    return "1 device" if point.devices == 1 else f"{point.devices} devices"
+
+
+def _load(point: LoadPoint) -> str:
+    whole = Load(kind=point.load.kind, value=total_load(point))
+    return f"{whole.value:g} requests/s" if whole.kind == "request_rate" else f"{whole.value:g} concurrent requests"

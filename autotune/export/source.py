@@ -1,0 +1,25 @@
+"""What an export is made of."""
+
+from datetime import datetime
+
+from autotune.records import Record
+from autotune.results import Confirmation, LoadPoint, ParetoFront, Trial
+from autotune.spec import Sla
+
+
+class ExportSource(Record):
+    """One selected configuration, where it comes from, and what is known about it."""
+
+    job_id: str
+    job_name: str
+    model: str
+    workload: str
+    sla: Sla
+    engine_version: str
+    trial: Trial  # the selected one
+    point: LoadPoint  # its selected load level
+    baseline: LoadPoint | None = None  # the baseline's operating point
+    confirmation: Confirmation | None = None  # re-runs of this trial
+    front: ParetoFront = ParetoFront()  # for the table
+    trials: tuple[Trial, ...] = ()  # the knobs of the front's trials
+    exported_at: datetime

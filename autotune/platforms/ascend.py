@@ -1,0 +1,47 @@
+"""Ascend NPUs, seen through `npu-smi`."""
+
+import sys
+from collections.abc import Sequence
+
+from autotune.errors import EnvironmentProblem
+from autotune.platforms.device import Device, sorted_ids
+from autotune.platforms.npu_smi import parse_info, parse_mapping
+from autotune.platforms.tool import run
+
+RESOURCE = "NPU"
+
+_HCCL_FIRST_PORT = 45000  # away from the default block 60000-60015, where every other service on the host is
+_HCCL_PORTS = 16  # taken from the base port on (CANN, HCCL_IF_BASE_PORT)
+_HCCL_EXEC_TIMEOUT_S = 300  # default 1836: a hung collective should end a trial, not half an hour of it
+
+
+def visibility(devices: Sequence[str]) -> dict[str, str]:
+    """Exactly these NPUs, by logic id, sorted: CANN refuses an unsorted list."""
+    return {"ASCEND_RT_VISIBLE_DEVICES": ",".join(sorted_ids(devices))}
+
+
+def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
+    """A block of HCCL ports that no other engine on the node has, and a short time-out for collectives."""
+    first = min(map(int, devices))
+    return {
+        "HCCL_IF_BASE_PORT": str(_HCCL_FIRST_PORT + _HCCL_PORTS * first),
+        "HCCL_EXEC_TIMEOUT": str(_HCCL_EXEC_TIMEOUT_S),
+        "OMP_NUM_THREADS": "1",  # as the official image; Ray would set it from its CPU share
+    }
+
+
+def idle_command(devices: Sequence[str]) -> tuple[str, ...]:
+    """Asks npu-smi; needed because the driver frees a dead process's memory seconds later (error EJ0001 else)."""
+    return (sys.executable, "-m", "autotune.platforms.idle", "ascend", *sorted_ids(devices))
+
+
+def discover() -> tuple[Device, ...]:
+    """All NPUs that npu-smi shows. Raises EnvironmentProblem when it fails, hangs or shows none."""
+    info = run(("npu-smi", "info"))
+    devices = parse_info(info, parse_mapping(run(("npu-smi", "info", "-m"))))
+    if not devices:
+        raise EnvironmentProblem(
+            f"npu-smi shows no NPU: {info.strip()[:300]}. A device that another container holds is not shown (-8020); "
+            "otherwise check the driver and the container's /dev/davinci* devices"
+        )
+    return devices

@@ -1,0 +1,54 @@
+"""NVIDIA GPUs, seen through `nvidia-smi`."""
+
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+
+from autotune.platforms.device import Device, DeviceProcess, sorted_ids
+from autotune.platforms.tool import run
+
+RESOURCE = "GPU"
+
+_FORMAT = "--format=csv,noheader,nounits"
+
+
+def visibility(devices: Sequence[str]) -> dict[str, str]:
+    """Exactly these GPUs, numbered as nvidia-smi numbers them (CUDA's own default order is by speed)."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(sorted_ids(devices)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
+    """Nothing: NCCL finds free ports itself."""
+    return {}
+
+
+def idle_command(devices: Sequence[str]) -> tuple[str, ...]:
+    """Asks nvidia-smi."""
+    return (sys.executable, "-m", "autotune.platforms.idle", "cuda", *sorted_ids(devices))
+
+
+def discover() -> tuple[Device, ...]:
+    """All GPUs that nvidia-smi shows. Raises EnvironmentProblem when it fails or hangs."""
+    gpus = run(("nvidia-smi", "--query-gpu=index,uuid,name,memory.used,memory.total", _FORMAT))
+    processes = run(("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,process_name,used_memory", _FORMAT))
+    return parse(gpus, processes)
+
+
+def parse(gpu_rows: str, process_rows: str) -> tuple[Device, ...]:
+    """Devices from the two queries of `discover`, by index. Memory is in MiB; `[N/A]` (unified memory) becomes None."""
+    users: dict[str, list[DeviceProcess]] = defaultdict(list)
+    for uuid, pid, name, memory in _rows(process_rows, 4):
+        users[uuid].append(DeviceProcess(int(pid), name, _mib(memory)))
+    return tuple(
+        Device(index, name, "OK", _mib(used), _mib(total), tuple(users[uuid]))
+        for index, uuid, name, used, total in _rows(gpu_rows, 5)
+    )
+
+
+def _rows(text: str, columns: int) -> list[list[str]]:
+    return [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if len(row) == columns]
+
+
+def _mib(text: str) -> int | None:
+    return int(text) if text.strip().isdigit() else None

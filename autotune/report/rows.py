@@ -1,0 +1,70 @@
+"""What tables, plot and page show of trials, as plain values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autotune.results import Infeasible, Interrupted, LoadPoint, Measured, Trial
+
+
+def measured(trial: Trial) -> Measured | None:
+    """The trial's measurements, None when it has none."""
+    outcome = trial.result.outcome if trial.result else None
+    return outcome if isinstance(outcome, Measured) else None
+
+
+def baseline_trial(trials: Sequence[Trial]) -> Trial | None:
+    """The trial of the starting configuration."""
+    return next((trial for trial in trials if trial.purpose == "baseline"), None)
+
+
+def baseline_point(trials: Sequence[Trial]) -> LoadPoint | None:
+    """The baseline's operating point; where no level meets the SLA the point that misses it least."""
+    trial = baseline_trial(trials)
+    outcome = measured(trial) if trial else None
+    return outcome.closest_point if outcome else None
+
+
+def searched_points(trials: Sequence[Trial]) -> list[LoadPoint]:
+    """Every load point of the baseline and search trials; confirmations repeat some of them."""
+    outcomes = [measured(trial) for trial in trials if trial.purpose != "confirmation"]
+    return [point for outcome in outcomes if outcome for point in outcome.points]
+
+
+def changed_knobs(knobs: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs whose value differs from the baseline's, those that the baseline does not have included."""
+    return {name: value for name, value in knobs.items() if name not in baseline or baseline[name] != value}
+
+
+def knob_text(knobs: Mapping[str, Any]) -> str:
+    """`max_num_seqs=64 enforce_eager=true`, booleans as YAML writes them."""
+    return " ".join(f"{name}={_plain(value)}" for name, value in knobs.items())
+
+
+def state(trial: Trial) -> str:
+    """How a trial stands, in a word or with the cause of its failure."""
+    outcome = trial.result.outcome if trial.result else None
+    if outcome is None:
+        return "running"
+    if isinstance(outcome, Infeasible):
+        return f"cannot run: {outcome.evidence.cause}"
+    if isinstance(outcome, Interrupted):
+        return f"interrupted: {outcome.evidence.cause}"
+    return "measured" if outcome.operating_point else "misses the SLA"
+
+
+def milliseconds(value_ms: float | None) -> str:
+    """A latency for people: whole milliseconds, one decimal below ten, a dash for "never came"."""
+    if value_ms is None:
+        return "–"
+    return f"{value_ms:.1f} ms" if value_ms < 10 else f"{value_ms:,.0f} ms"
+
+
+def ratio(value: float, base: LoadPoint | None) -> str:
+    """Throughput per device over the baseline's, `1.62×`; a dash when the baseline has no feasible level."""
+    if base is None or not base.feasible or not base.output_throughput_per_device:
+        return "–"
+    return f"{value / base.output_throughput_per_device:.2f}×"
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

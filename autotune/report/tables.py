@@ -1,0 +1,101 @@
+"""Tables for the terminal."""
+
+from collections.abc import Sequence
+
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from autotune.report.rows import (
+    baseline_point,
+    baseline_trial,
+    changed_knobs,
+    knob_text,
+    measured,
+    milliseconds,
+    ratio,
+    state,
+)
+from autotune.results import ParetoFront, Trial
+from autotune.spec import Sla
+
+
+def front_table(front: ParetoFront, trials: Sequence[Trial]) -> Table:
+    """The front by rising throughput: load, throughput, latency, gain, and which knobs differ from the baseline."""
+    table = _table("trial", "origin", "level", "load per device", "tok/s per device", "P99 TTFT", "vs baseline")
+    table.add_column("differs from the baseline by", overflow="fold")
+    by_number = {trial.number: trial for trial in trials}
+    base = baseline_trial(trials)
+    for point in front.points:
+        trial = by_number[point.trial]
+        table.add_row(
+            str(point.trial),
+            Text(trial.origin),
+            str(point.level),
+            str(point.load),
+            f"{point.output_throughput_per_device:,.1f}",
+            milliseconds(point.p99_ttft_ms),
+            ratio(point.output_throughput_per_device, baseline_point(trials)),
+            Text(knob_text(changed_knobs(trial.knobs, base.knobs if base else {})) or "nothing"),
+        )
+    return table
+
+
+def trials_table(trials: Sequence[Trial]) -> Table:
+    """Every trial with its state, its operating point (or the level closest to the SLA) and its duration."""
+    table = _table("trial", "origin", "load per device", "tok/s per device", "P99 TTFT", "vs baseline", "took")
+    table.add_column("state", overflow="fold")
+    base = baseline_point(trials)
+    for trial in trials:
+        table.add_row(str(trial.number), Text(trial.origin), *_numbers(trial, trials), _took(trial), Text(state(trial)))
+    if base is not None and not base.feasible:
+        table.caption = "The baseline meets the SLA at no measured load, so there is no gain to show."
+    return table
+
+
+def baseline_summary(trials: Sequence[Trial], sla: Sla) -> str:
+    """The baseline's operating point in one sentence, or why it has none."""
+    trial = baseline_trial(trials)
+    if trial is None or trial.result is None:
+        return "The baseline has not been measured yet."
+    point = baseline_point(trials)
+    if point is None:
+        return f"The baseline has no measurement: {state(trial)}"
+    numbers = (
+        f"{point.output_throughput_per_device:,.1f} tok/s per device at {point.load}, "
+        f"P99 TTFT {milliseconds(point.p99_ttft_ms)}"
+    )
+    limits = ", ".join(f"{line.name} ≤ {line.limit_ms:g}" for line in sla.latency_limits)
+    if point.feasible:
+        return f"The baseline keeps the SLA ({limits}) with {numbers}."
+    return f"The baseline misses the SLA ({limits}) at every measured load; closest: {numbers}."
+
+
+def baseline_panel(trials: Sequence[Trial], sla: Sla) -> Panel:
+    """The baseline's sentence in a box."""
+    return Panel(Text(baseline_summary(trials, sla)), title="baseline", title_align="left", expand=False)
+
+
+def _table(*headers: str) -> Table:
+    table = Table(header_style="bold")
+    for header in headers:
+        words = header in ("origin", "load per device")
+        table.add_column(header, justify="left" if words else "right", no_wrap=not words)
+    return table
+
+
+def _numbers(trial: Trial, trials: Sequence[Trial]) -> tuple[str, str, str, str]:
+    outcome = measured(trial)
+    if outcome is None:
+        return ("–", "–", "–", "–")
+    point = outcome.closest_point
+    gain = ratio(point.output_throughput_per_device, baseline_point(trials)) if point.feasible else "–"
+    throughput = f"{point.output_throughput_per_device:,.1f}"
+    return (str(point.load), throughput, milliseconds(point.p99_ttft_ms), gain)
+
+
+def _took(trial: Trial) -> str:
+    if trial.finished_at is None:
+        return "–"
+    minutes, seconds = divmod(round((trial.finished_at - trial.started_at).total_seconds()), 60)
+    return f"{minutes}:{seconds:02d}"

@@ -1,0 +1,291 @@
+"""What trials bring home: request records, load points, outcomes, the front and the recommendation."""
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from autotune.engine_config import EngineConfig
+from autotune.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request as the client saw it. Times are seconds on the client's monotonic clock, from the level's start."""
+
+    index: int
+    scheduled_s: float
+    sent_s: float
+    token_times_s: tuple[float, ...]  # arrival of each streamed chunk that carried tokens
+    end_s: float
+    input_tokens: int  # from the server's `usage`
+    output_tokens: int  # from the server's `usage`
+    requested_tokens: int
+    error: str | None = None  # None: the request succeeded
+
+
+class Load(Record):
+    """The load of a level: an open-loop request rate, or a closed-loop number of concurrent requests."""
+
+    kind: Literal["request_rate", "max_concurrency"]
+    value: float  # requests/s, or concurrent requests; per device
+
+    def __str__(self) -> str:
+        return f"{self.value:g} req/s" if self.kind == "request_rate" else f"{self.value:g} concurrent"
+
+
+class Quantile(Record):
+    """A nearest-rank percentile with its distribution-free 95 % bounds. None is "never came": not finite."""
+
+    percent: float
+    value_ms: float | None
+    lower_ms: float | None
+    upper_ms: float | None
+
+
+class Latency(Record):
+    """A latency metric over all counted requests (for itl: over all gaps); failed requests count as infinite."""
+
+    count: int
+    mean_ms: float | None  # of the successful ones
+    quantiles: tuple[Quantile, ...]
+
+    def at(self, percent: float) -> Quantile:
+        """The quantile at `percent`. Raises KeyError when it was not measured."""
+        for quantile in self.quantiles:
+            if quantile.percent == percent:
+                return quantile
+        raise KeyError(percent)
+
+
+class LoadPoint(Record):
+    """One load level, measured. Throughputs are totals; divide by `devices` to compare configurations."""
+
+    level: int  # position in the ladder, from 0
+    load: Load
+    devices: int
+    seed: int
+    duration_s: float
+    completed: int
+    failed: int
+    request_throughput: float  # requests/s
+    output_throughput: float  # tokens/s
+    total_token_throughput: float  # tokens/s, input and output
+    request_goodput: float  # requests/s that met every latency line of the SLA
+    ttft: Latency
+    tpot: Latency
+    itl: Latency
+    e2el: Latency
+    client_lag_ms: float  # P99 of (sent - scheduled)
+    violations: dict[str, float]  # constraint name -> value, <= 0 is met; see `autotune.measurement`
+    engine: dict[str, float] = {}  # what the engine's own counters say of the window
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every line of the SLA is met at this level."""
+        return all(value <= 0 for value in self.violations.values())
+
+    @property
+    def output_throughput_per_device(self) -> float:
+        """Tokens/s and device."""
+        return self.output_throughput / self.devices
+
+    @property
+    def p99_ttft_ms(self) -> float | None:
+        """P99 TTFT; None when more than one request in a hundred failed."""
+        return self.ttft.at(99).value_ms
+
+
+class FailureClass(enum.StrEnum):
+    """What kind of failure ended a trial. The kind decides what the sampler hears and whether it is tried again."""
+
+    OOM = "oom"
+    CONFIG = "config"
+    GRAPH = "graph"
+    OPERATOR = "op"
+    PORT = "port"
+    BUSY = "busy"
+    SHARED_MEMORY = "shm"
+    COMMUNICATION = "comm"
+    HANG = "hang"
+    HARDWARE = "hw"
+    ENVIRONMENT = "env"
+    NODE = "node"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+class Evidence(Record):
+    """Why a trial failed, for a person: cause, advice, the line that told, and where to look."""
+
+    failure: FailureClass
+    signature: str | None  # id of the log signature that matched
+    cause: str
+    advice: str
+    line: str = ""  # the log line that told
+    log_tail: str = ""
+    log_path: str = ""
+
+
+class Measured(Record):
+    """The engine ran and was measured at one or more load levels."""
+
+    kind: Literal["measured"] = "measured"
+    points: Annotated[tuple[LoadPoint, ...], Field(min_length=1)]
+    operating_level: int | None  # level of the feasible point with the highest throughput; None: no level is feasible
+    effective_config: dict[str, str] = {}  # what the engine says it uses
+    overridden: dict[str, str] = {}  # knob -> "asked X, runs Y"
+
+    @property
+    def operating_point(self) -> LoadPoint | None:
+        """The feasible load point with the highest throughput."""
+        return next((p for p in self.points if p.level == self.operating_level), None)
+
+    @property
+    def closest_point(self) -> LoadPoint:
+        """The operating point, or where there is none the point that violates the SLA least."""
+        return self.operating_point or min(self.points, key=lambda p: max(p.violations.values()))
+
+
+class Infeasible(Record):
+    """The configuration cannot run: out of memory, refused argument, graph capture, operator error."""
+
+    kind: Literal["infeasible"] = "infeasible"
+    evidence: Evidence
+
+
+class Interrupted(Record):
+    """Nothing was learnt about the configuration: port taken, device lost, cancelled."""
+
+    kind: Literal["interrupted"] = "interrupted"
+    evidence: Evidence
+
+
+TrialOutcome = Annotated[Measured | Infeasible | Interrupted, Field(discriminator="kind")]
+
+
+class Timings(Record):
+    """Where a trial's wall time went, in seconds."""
+
+    wait_s: float = 0.0  # for device locks
+    start_s: float = 0.0  # launch until the first completion
+    load_s: float = 0.0  # warm-up and load levels
+    stop_s: float = 0.0  # until the devices are idle again
+    total_s: float = 0.0
+
+    @property
+    def overhead_s(self) -> float:
+        """What is neither engine start nor load nor waiting."""
+        return max(0.0, self.total_s - self.wait_s - self.start_s - self.load_s)
+
+
+class TrialResult(Record):
+    """What the actor hands back for one launch."""
+
+    outcome: TrialOutcome
+    timings: Timings = Timings()
+    devices: tuple[str, ...] = ()
+    node: str = ""
+    engine_version: str = ""
+    artifacts: dict[str, str] = {}  # name -> path below the job's artifact folder
+
+
+Purpose = Literal["baseline", "search", "confirmation"]
+
+
+class Trial(Record):
+    """One row of a job: a configuration, why it was launched, and what came of it."""
+
+    number: int  # from 0 within the job; 0 is the baseline
+    purpose: Purpose
+    origin: str  # "baseline", "recipe:NAME", "sobol", "gp", …; for a confirmation "trial N"
+    knobs: dict[str, Any]  # parameter -> real value
+    config: EngineConfig
+    result: TrialResult | None = None  # None while running
+    confirms: int | None = None  # number of the search trial that is measured again
+    started_at: datetime
+    finished_at: datetime | None = None
+
+
+class FrontPoint(Record):
+    """A load point on the Pareto front of throughput versus P99 TTFT."""
+
+    trial: int
+    level: int
+    load: Load
+    output_throughput_per_device: float
+    p99_ttft_ms: float
+    request_throughput: float
+
+
+class ParetoFront(Record):
+    """The non-dominated feasible load points over all trials, by rising throughput."""
+
+    points: tuple[FrontPoint, ...] = ()
+
+
+class Comparison(Record):
+    """A candidate against the baseline, each at its operating point: ratios above 1 are larger than the baseline."""
+
+    throughput_ratio: float | None
+    p99_ttft_ratio: float | None
+
+
+class Confirmation(Record):
+    """A candidate's fresh re-runs at its operating level; each run has its own seed."""
+
+    trial: int
+    load: Load
+    runs: tuple[LoadPoint, ...]
+    holds: bool  # the SLA is met in the pooled judgement of the runs
+    output_throughput_per_device: float  # mean over the runs
+    p99_ttft_ms: float | None  # worst over the runs
+
+
+class Recommendation(Record):
+    """The choice with its reason, or why there is none."""
+
+    trial: int | None
+    level: int | None
+    reason: str
+    confirmed: bool = False
+    versus_baseline: Comparison | None = None
+    closest_trial: int | None = None  # when nothing meets the SLA
+
+
+class JobResult(Record):
+    """How a job ended."""
+
+    stopped_by: str  # "trials", "wall_clock_s", "failures", "patience", "exhausted", "cancelled"
+    front: ParetoFront
+    recommendation: Recommendation
+    confirmations: tuple[Confirmation, ...] = ()
+
+
+class JobStatus(enum.StrEnum):
+    """queued -> running -> succeeded | failed | cancelled."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Job(Record):
+    """One row of the job list; the documents are what the job was started with, kept whole."""
+
+    id: str
+    name: str
+    status: JobStatus
+    spec: dict[str, Any]
+    space: dict[str, Any]
+    workload: dict[str, Any]
+    model_path: str  # the model's folder, resolved
+    folder: str  # artifacts
+    message: str = ""  # why it failed
+    result: JobResult | None = None
+    created_at: datetime
+    finished_at: datetime | None = None

@@ -1,0 +1,30 @@
+"""Search spaces: parameters and their levels, rules between them, starting points, and what a choice launches."""
+
+from autotune.search_space.parameters import (
+    MAX_LEVELS,
+    Parameter,
+    is_ordered,
+    is_special,
+    level_index,
+    levels,
+)
+from autotune.search_space.resolve import active, baseline_config, broken_rules, resolve, size, starting_point
+from autotune.search_space.space import BASELINE, SearchSpace, tunable
+
+__all__ = [
+    "BASELINE",
+    "MAX_LEVELS",
+    "Parameter",
+    "SearchSpace",
+    "active",
+    "baseline_config",
+    "broken_rules",
+    "is_ordered",
+    "is_special",
+    "level_index",
+    "levels",
+    "resolve",
+    "size",
+    "starting_point",
+    "tunable",
+]

@@ -1,0 +1,160 @@
+"""The operator's settings: where things are kept, and the engine profiles jobs may name."""
+
+import os
+import shutil
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, PositiveFloat, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from autotune.errors import EnvironmentProblem, InputError, NotFound
+from autotune.records import Record
+
+Platform = Literal["ascend", "cuda", "cpu"]
+
+DETECTED = "vllm"  # the profile that exists without settings: whatever engine the machine has
+DATABASE_NAME = "autotune.db"
+
+
+class EngineProfile(Record):
+    """An engine executable and what the operator always gives it. Jobs name a profile, never a path."""
+
+    executable: Path = Field(description="The `vllm` script of the engine's own environment.")
+    platform: Platform
+    environment: dict[str, str] = {}
+    arguments: dict[str, Any] = Field(default={}, description="Engine arguments of every launch: {seed: 0}.")
+    start_timeout_s: PositiveFloat = 900
+    model_roots: tuple[Path, ...] = Field(default=(), description="Folders models may lie in; empty: any.")
+
+
+class Settings(BaseSettings):
+    """Settings from the file and from `AUTOTUNE_*` variables, which win over the file."""
+
+    model_config = SettingsConfigDict(env_prefix="AUTOTUNE_", frozen=True, extra="forbid")
+
+    home: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
+        default=Path("~/.local/share/autotune"), validate_default=True, description="Artifacts and the SQLite database."
+    )
+    database_url: SecretStr | None = Field(default=None, description="Default: SQLite in `home`.")
+    ray_address: str | None = Field(default=None, description="Default: a local Ray.")
+    profiles: dict[Annotated[str, Field(min_length=1)], EngineProfile] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then what the file said."""
+        return env_settings, init_settings
+
+    @property
+    def database(self) -> str:
+        """The database's URL with its password: for connecting, never for printing."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.home / DATABASE_NAME}"
+
+
+def settings_file() -> Path:
+    """`$AUTOTUNE_SETTINGS`, or `~/.config/autotune/settings.yaml`."""
+    return Path(os.environ.get("AUTOTUNE_SETTINGS") or "~/.config/autotune/settings.yaml").expanduser()
+
+
+def load_settings() -> Settings:
+    """The settings of this machine and user. A missing default file is fine. Raises InputError with every problem."""
+    path = settings_file()
+    try:
+        return Settings(**_file_values(path))
+    except ValidationError as exc:
+        raise InputError([_explained(error, path) for error in exc.errors(include_url=False)]) from exc
+    except SettingsError as exc:  # of all variables only this one holds more than plain text
+        raise InputError(f"AUTOTUNE_PROFILES is not JSON; profiles are easier to write in {path}") from exc
+
+
+def _file_values(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        if os.environ.get("AUTOTUNE_SETTINGS"):
+            raise NotFound(f"AUTOTUNE_SETTINGS names {path}, which is no file")
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise InputError(f"{path}: cannot be read as YAML: {' '.join(str(exc).split())}") from exc
+    if values is None:
+        return {}
+    unknown = [str(key) for key in values if key not in Settings.model_fields] if isinstance(values, dict) else []
+    if not isinstance(values, dict) or unknown:
+        what = f"unknown key {', '.join(map(repr, unknown))}" if unknown else "not a mapping of keys"
+        raise InputError(f"{path}: {what}; known are {', '.join(Settings.model_fields)}")
+    return values
+
+
+def _explained(error: Any, path: Path) -> str:
+    place = ".".join(map(str, error["loc"]))
+    variable = f"AUTOTUNE_{str(error['loc'][0]).upper()}" if error["loc"] else ""
+    source = variable if variable in os.environ else str(path)
+    match error["type"]:
+        case "missing":
+            message = "missing key"
+        case "extra_forbidden":
+            message = f"unknown key; known are {', '.join(EngineProfile.model_fields)}"
+        case _:
+            message = error["msg"].replace("Input should be", "must be")
+            if not {"environment", "database_url"} & set(error["loc"]):  # there the value may be a secret
+                message += f", not {error['input']!r}"
+    return f"{source}: {place}: {message}"
+
+
+def profile(settings: Settings, name: str) -> EngineProfile:
+    """The engine profile with this name; `vllm` is detected when it is not configured.
+
+    Raises NotFound for another name, EnvironmentProblem when the executable does not exist.
+    """
+    found = settings.profiles.get(name)
+    if found is None and name == DETECTED:
+        return EngineProfile(executable=_detected_executable(), platform=detected_platform())
+    if found is None:
+        known = sorted({*settings.profiles, DETECTED})
+        close = get_close_matches(name, known, n=1)
+        guess = f"did you mean '{close[0]}'? " if close else ""
+        raise NotFound(f"no engine profile '{name}'; {guess}Profiles are {', '.join(known)}, from {settings_file()}")
+    executable = _existing(found.executable)
+    if executable is None:
+        raise EnvironmentProblem(
+            f"engine profile '{name}' names {found.executable}, which is no executable; correct it in {settings_file()}"
+        )
+    return found.model_copy(update={"executable": executable})
+
+
+def _existing(path: Path) -> Path | None:
+    """The absolute path of an executable; a bare name is looked up on PATH."""
+    found = shutil.which(path.expanduser())
+    return Path(found).absolute() if found else None
+
+
+def _detected_executable() -> Path:
+    named = os.environ.get("AUTOTUNE_VLLM")
+    for candidate in (named,) if named else (".venv-engine/bin/vllm", "vllm"):
+        found = _existing(Path(candidate))
+        if found is not None:
+            return found
+    if named:
+        raise EnvironmentProblem(f"AUTOTUNE_VLLM names {named}, which is no executable")
+    raise EnvironmentProblem(
+        "no vLLM was found: neither .venv-engine/bin/vllm in this folder nor vllm on PATH; install the engine "
+        f"in its own environment and set AUTOTUNE_VLLM to its vllm script, or configure a profile in {settings_file()}"
+    )
+
+
+def detected_platform(devices: Path = Path("/dev")) -> Platform:
+    """What the machine's device nodes say: Ascend before CUDA, else the CPU."""
+    if any(devices.glob("davinci[0-9]*")):
+        return "ascend"
+    return "cuda" if any(devices.glob("nvidia[0-9]*")) else "cpu"

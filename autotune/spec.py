@@ -1,0 +1,120 @@
+"""The job an operator submits: model, engine, devices, traffic, SLA, search space and budget."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+
+from autotune.records import Record
+
+LATENCY_METRICS = ("ttft", "tpot", "itl", "e2el")
+_LIMIT_NAME = re.compile(r"^p(?P<percent>\d{1,2}(?:\.\d+)?)_(?P<metric>ttft|tpot|itl|e2el)_ms$")
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+class LatencyLimit(Record):
+    """One latency line of an SLA, such as `p99_ttft_ms <= 200`."""
+
+    name: str
+    percent: float
+    metric: Literal["ttft", "tpot", "itl", "e2el"]
+    limit_ms: PositiveFloat
+
+
+class Sla(Record):
+    """The promise to keep: `p99_ttft_ms: 200`, any of `pNN_{ttft,tpot,itl,e2el}_ms`, and `error_rate` (0-1).
+
+    At least one latency line is needed; limits are positive.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "additionalProperties": False,
+            "patternProperties": {
+                _LIMIT_NAME.pattern.replace("?P<percent>", "").replace("?P<metric>", ""): {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "description": "Upper limit of this percentile, in ms.",
+                }
+            },
+            "minProperties": 1,
+        },
+    )
+    __pydantic_extra__: dict[str, PositiveFloat] = Field(init=False)
+
+    error_rate: Annotated[float, Field(ge=0, le=1, description="Largest share of requests that may fail.")] = 0.01
+
+    @model_validator(mode="after")
+    def _names_are_percentiles(self) -> "Sla":
+        unknown = [key for key in self.__pydantic_extra__ if not _LIMIT_NAME.match(key)]
+        if unknown:
+            raise ValueError(
+                f"unknown SLA line {', '.join(map(repr, unknown))}; "
+                "use error_rate or pNN_METRIC_ms with METRIC one of ttft, tpot, itl, e2el (such as p99_ttft_ms)"
+            )
+        if not self.__pydantic_extra__:
+            raise ValueError("the SLA needs at least one latency line, such as p99_ttft_ms: 200")
+        return self
+
+    @property
+    def latency_limits(self) -> tuple[LatencyLimit, ...]:
+        """The latency lines in one fixed order: by metric (ttft, tpot, itl, e2el), then by percentile."""
+        lines = []
+        for name, limit_ms in self.__pydantic_extra__.items():
+            match = _LIMIT_NAME.match(name)
+            assert match is not None
+            lines.append(
+                LatencyLimit.model_validate(
+                    {"name": name, "percent": float(match["percent"]), "metric": match["metric"], "limit_ms": limit_ms}
+                )
+            )
+        return tuple(sorted(lines, key=lambda line: (LATENCY_METRICS.index(line.metric), line.percent)))
+
+
+class Devices(Record):
+    """Which kind of accelerator the trials use, and the most that one trial may take."""
+
+    resource: Literal["NPU", "GPU", "CPU"]
+    max_per_trial: PositiveInt | Literal["all"] = Field(
+        default="all", description="Devices of one trial at most (on CPU: cores); `all` is a whole node."
+    )
+
+
+class Budget(Record):
+    """When to stop searching. The first limit reached wins and is named in the result."""
+
+    trials: PositiveInt = Field(default=30, description="Search trials, the baseline not counted.")
+    start_points: PositiveInt | None = Field(
+        default=None, description="Trials before the model proposes; default min(10, a third of the trials)."
+    )
+    wall_clock_s: PositiveFloat | None = None
+    failures: PositiveInt | None = Field(default=None, description="Launch failures in a row that end the search.")
+    patience: PositiveInt = Field(default=15, description="Trials without a 1 % gain that end the search, after 30.")
+    confirm_top: Annotated[int, Field(ge=0, le=16)] = 5
+    confirm_runs: PositiveInt = 3
+
+
+class JobSpec(Record):
+    """One tuning job, as its file says it."""
+
+    version: Literal[1]
+    name: Name
+    model: Annotated[str, Field(min_length=1, description="A model folder, or a hub name the engine has at hand.")]
+    engine: Name = Field(default="vllm", description="Name of an engine profile in the settings.")
+    devices: Devices
+    search_space: str = Field(description="A bundled space's name, or a file.")
+    workload: str = Field(description="A bundled workload's name, or a file.")
+    sla: Sla
+    sampler: Literal["gp", "tpe", "nsga2", "random", "qmc"] = "gp"
+    objectives: Literal["throughput", "pareto"] = Field(
+        default="throughput", description="What the sampler optimises: throughput under the SLA, or both objectives."
+    )
+    budget: Budget = Budget()
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The spec as plain JSON values."""
+        return self.model_dump(mode="json")

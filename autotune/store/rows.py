@@ -1,0 +1,140 @@
+"""Records to rows and back; a record that comes back equals the one that went in."""
+
+from datetime import datetime
+from typing import Any
+
+from autotune.results import FrontPoint, Job, JobResult, JobStatus, LoadPoint, Measured, Trial, TrialResult
+from autotune.store.schema import FrontPointRow, JobRow, LoadPointRow, TrialRow
+
+_PLAIN_JOB = (
+    "id",
+    "name",
+    "status",
+    "message",
+    "model_path",
+    "folder",
+    "spec",
+    "space",
+    "workload",
+    "created_at",
+    "finished_at",
+)
+_PLAIN_TRIAL = ("number", "purpose", "origin", "knobs", "config", "confirms", "started_at", "finished_at")
+_PLAIN_FRONT_POINT = ("trial", "level", "output_throughput_per_device", "p99_ttft_ms", "request_throughput")
+
+
+def job_row(job: Job) -> JobRow:
+    """A new row for a job that has no result yet."""
+    row = JobRow(
+        id=job.id,
+        name=job.name,
+        model_path=job.model_path,
+        folder=job.folder,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        **job.model_dump(mode="json", include={"spec", "space", "workload"}),
+    )
+    set_status(row, job.status, job.message)
+    return row
+
+
+def set_status(row: JobRow, status: JobStatus, message: str) -> None:
+    """Write a job's status and the message that explains it."""
+    row.status = status.value
+    row.message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # quotes of logs; PostgreSQL's text has no NUL
+
+
+def set_job_result(row: JobRow, result: JobResult | None) -> None:
+    """Write a job's result, its front in place of an earlier one."""
+    row.result = result.model_dump(mode="json", exclude={"front"}) if result else None
+    points = result.front.points if result else ()
+    row.front = [_front_point_row(row.id, position, point) for position, point in enumerate(points)]
+
+
+def job_record(row: JobRow) -> Job:
+    """The job of a row."""
+    result = row.result and {**row.result, "front": {"points": [_front_point(point) for point in row.front]}}
+    return Job.model_validate({**_columns(row, _PLAIN_JOB), "result": result})
+
+
+def trial_row(job_id: str, trial: Trial) -> TrialRow:
+    """A new row for a trial that has no result yet."""
+    return TrialRow(
+        job_id=job_id,
+        config_hash=trial.config.hash,
+        started_at=trial.started_at,
+        **trial.model_dump(mode="json", include=set(_PLAIN_TRIAL) - {"started_at", "finished_at"}),
+    )
+
+
+def set_trial_result(row: TrialRow, result: TrialResult, finished_at: datetime) -> None:
+    """Write what a trial brought home, one row per load point."""
+    outcome = result.outcome
+    row.finished_at = finished_at
+    row.outcome = outcome.kind
+    row.failure = None if isinstance(outcome, Measured) else outcome.evidence.failure.value
+    row.result = result.model_dump(mode="json", exclude={"outcome": {"points"}})
+    points = outcome.points if isinstance(outcome, Measured) else ()
+    row.points = [_point_row(row, position, point) for position, point in enumerate(points)]
+
+
+def trial_record(row: TrialRow) -> Trial:
+    """The trial of a row."""
+    return Trial.model_validate(
+        {**_columns(row, _PLAIN_TRIAL), "result": row.result and _trial_result(row, row.result)}
+    )
+
+
+def point_record(row: LoadPointRow) -> LoadPoint:
+    """The load point of a row."""
+    return LoadPoint.model_validate(row.document)
+
+
+def _trial_result(row: TrialRow, document: dict[str, Any]) -> dict[str, Any]:
+    if not row.points:
+        return document
+    points = [point.document for point in row.points]
+    return {**document, "outcome": {**document["outcome"], "points": points}}
+
+
+def _point_row(trial: TrialRow, position: int, point: LoadPoint) -> LoadPointRow:
+    return LoadPointRow(
+        job_id=trial.job_id,
+        trial=trial.number,
+        position=position,
+        level=point.level,
+        load_kind=point.load.kind,
+        load_value=point.load.value,
+        devices=point.devices,
+        feasible=point.feasible,
+        output_throughput_per_device=point.output_throughput_per_device,
+        request_throughput=point.request_throughput,
+        request_goodput=point.request_goodput,
+        completed=point.completed,
+        failed=point.failed,
+        document=point.model_dump(mode="json"),
+        **{f"p99_{metric}_ms": _p99_ms(point, metric) for metric in ("ttft", "tpot", "itl", "e2el")},
+    )
+
+
+def _p99_ms(point: LoadPoint, metric: str) -> float | None:
+    quantiles = getattr(point, metric).quantiles
+    return next((quantile.value_ms for quantile in quantiles if quantile.percent == 99), None)
+
+
+def _front_point_row(job_id: str, position: int, point: FrontPoint) -> FrontPointRow:
+    return FrontPointRow(
+        job_id=job_id,
+        position=position,
+        load_kind=point.load.kind,
+        load_value=point.load.value,
+        **point.model_dump(mode="json", include=set(_PLAIN_FRONT_POINT)),
+    )
+
+
+def _front_point(row: FrontPointRow) -> dict[str, Any]:
+    return {**_columns(row, _PLAIN_FRONT_POINT), "load": {"kind": row.load_kind, "value": row.load_value}}
+
+
+def _columns(row: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}

@@ -1,0 +1,46 @@
+"""Constraints as Optuna hears them: every key, always, in one fixed order.
+
+GPSampler maps constraints by position, and a COMPLETE trial without constraints counts as feasible.
+"""
+
+from collections.abc import Mapping
+from statistics import median
+
+from autotune.results import Infeasible, LoadPoint, Measured, TrialOutcome
+from autotune.spec import Sla
+
+LAUNCH = "launch"
+FEASIBLE_LAUNCH, FAILED_LAUNCH = -1.0, 1.0
+WORST = 1.5  # the clip of a constraint; see `autotune.measurement.violations`
+
+
+def keys(sla: Sla) -> tuple[str, ...]:
+    """`launch`, the latency lines in the SLA's order, `error_rate`."""
+    return (LAUNCH, *(limit.name for limit in sla.latency_limits), "error_rate")
+
+
+def measured(point: LoadPoint, sla: Sla) -> dict[str, float]:
+    """The constraints of a trial that ran, at one load point."""
+    return {LAUNCH: FEASIBLE_LAUNCH} | {key: point.violations[key] for key in keys(sla)[1:]}
+
+
+def imputed(successes: list[Mapping[str, float]], sla: Sla) -> dict[str, float]:
+    """The constraints of a failed launch: the median of the successful ones, 1.5 while there is none; launch +1."""
+    typical = {key: median(s[key] for s in successes) if successes else WORST for key in keys(sla)[1:]}
+    return {LAUNCH: FAILED_LAUNCH} | typical
+
+
+def labels(sla: Sla) -> dict[str, str]:
+    """Readable names with units for the persisted study: `p99_ttft_ms <= 200`."""
+    lines = {limit.name: f"{limit.name} <= {limit.limit_ms:g}" for limit in sla.latency_limits}
+    return {LAUNCH: "engine launches", **lines, "error_rate": f"error_rate <= {sla.error_rate:g}"}
+
+
+def is_failed_launch(outcome: TrialOutcome | None) -> bool:
+    """Whether the configuration could not run."""
+    return isinstance(outcome, Infeasible)
+
+
+def proposer_point(outcome: Measured) -> LoadPoint:
+    """The point whose constraints the proposer hears: the operating point, or the one that violates least."""
+    return outcome.closest_point

@@ -1,0 +1,79 @@
+"""What a trial is asked to do, and how it is watched and cancelled from another thread."""
+
+import dataclasses
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from autotune.engine_config import EngineConfig
+from autotune.model_card import ModelCard
+from autotune.settings import EngineProfile
+from autotune.spec import Sla
+from autotune.workload import Workload
+
+Stage = Literal["queued", "waiting for devices", "starting the engine", "warming up", "loading", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRequest:
+    """One launch: a configuration, and the load levels to measure it at."""
+
+    job: str
+    number: int
+    config: EngineConfig
+    profile: EngineProfile
+    resource: str
+    model: ModelCard
+    engine_version: str
+    workload: Workload
+    sla: Sla
+    levels: tuple[int, ...]  # positions in the workload's levels, climbed in this order
+    search_seed: int  # of the one frozen trace that every search trial gets
+    confirm_seeds: tuple[int, ...]  # a confirmation: the one level is measured with each of them
+    folder: Path  # the job's artifacts
+    attempt: int = 1
+
+    @property
+    def artifacts(self) -> Path:
+        """Where this launch keeps its log and records; a second attempt keeps the first one's."""
+        name = f"trial-{self.number:04d}" + (f"-attempt-{self.attempt}" if self.attempt > 1 else "")
+        return self.folder / name
+
+    def next_attempt(self) -> "TrialRequest":
+        """The same launch once more."""
+        return dataclasses.replace(self, attempt=self.attempt + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the cluster gave: `count` devices, and which (empty where the cluster only counts, as with CPU cores)."""
+
+    devices: tuple[str, ...]
+    count: int
+
+
+class Control:
+    """Progress out, cancellation in. Written by the trial's thread, read by the actor's others."""
+
+    def __init__(self) -> None:
+        self._cancelled = threading.Event()
+        self._progress: Mapping[str, Any] = {"stage": "queued"}
+
+    @property
+    def progress(self) -> Mapping[str, Any]:
+        """The stage, and within it what is known: level, requests done and planned."""
+        return self._progress
+
+    def enter(self, stage: Stage, **facts: Any) -> None:
+        """Say what the trial does now."""
+        self._progress = {"stage": stage, **facts}
+
+    def cancel(self) -> None:
+        """Ask for the end, heard in every stage."""
+        self._cancelled.set()
+
+    def cancelled(self) -> bool:
+        """Whether the end was asked for."""
+        return self._cancelled.is_set()

@@ -1,0 +1,267 @@
+"""The six steps of a trial: check, launch, wait for readiness, load, read back, stop."""
+
+import os
+import secrets
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autotune.diagnosis import fatal_line, outcome_of, read_failure
+from autotune.engines import vllm
+from autotune.engines.loopback import Server
+from autotune.engines.process import Busy, EngineProcess, LaunchPlan, Locked, LockRequest
+from autotune.engines.readback import counters, fetch_metrics, overridden, read_back
+from autotune.engines.readiness import NotReady, StartWatch, wait_ready
+from autotune.errors import EnvironmentProblem
+from autotune.loadgen import Endpoint
+from autotune.measurement import operating_point
+from autotune.model_card import shortfall
+from autotune.platforms import PLATFORMS, Device, Platform
+from autotune.results import (
+    Evidence,
+    FailureClass,
+    Infeasible,
+    Interrupted,
+    LoadPoint,
+    Measured,
+    Timings,
+    TrialOutcome,
+    TrialResult,
+)
+from autotune.telemetry import get_logger
+from autotune.trial.artifacts import ENGINE_LOG, listing
+from autotune.trial.ladder import LevelLost, Site, climb, repeat
+from autotune.trial.request import Control, Grant, TrialRequest
+
+log = get_logger()
+
+LOCK_WAIT_S = 180.0  # an engine that is being stopped gives its devices back well before
+GRACE_S = 20.0  # between SIGTERM and SIGKILL
+IDLE_TIMEOUT_S = 120.0
+
+
+def lock_folder() -> Path:
+    """Where this user's device locks of this host lie, whatever the job and its database."""
+    return Path(tempfile.gettempdir()) / f"autotune-{os.getuid()}"
+
+
+def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialResult:
+    """Run one trial on the devices that were granted.
+
+    A failure is data: whatever happens comes back as a result, and no engine is left.
+    """
+    request.artifacts.mkdir(parents=True, exist_ok=True)
+    run = _Run(request, grant, control)
+    try:
+        outcome = run.outcome()
+    except EnvironmentProblem as exc:
+        outcome = Interrupted(
+            evidence=_evidence(FailureClass.ENVIRONMENT, str(exc), "Mend it, then run the job again.")
+        )
+    except Exception as exc:  # the trial's boundary: a defect of ours must not lose the job
+        log.exception("trial_crashed", job=request.job, trial=request.number)
+        outcome = Interrupted(evidence=_defect(exc))
+    return TrialResult(
+        outcome=outcome,
+        timings=run.timings(),
+        devices=run.devices,
+        node=socket.gethostname(),
+        engine_version=request.engine_version,
+        artifacts=listing(request.artifacts, request.folder),
+    )
+
+
+@dataclass(slots=True)
+class _Run:
+    """One launch while it happens."""
+
+    request: TrialRequest
+    grant: Grant
+    control: Control
+    devices: tuple[str, ...] = ()
+    spent_s: dict[str, float] = field(default_factory=dict)
+    started_s: float = field(default_factory=time.monotonic)
+
+    def outcome(self) -> TrialOutcome:
+        platform = PLATFORMS[self.request.profile.platform]
+        found = platform.discover()
+        granted = [device for device in found if device.id in self.grant.devices] or list(found)
+        refusal = self._unwell(granted) or self._too_large(granted)
+        if refusal is not None:
+            return refusal
+        with EngineProcess() as engine:
+            with self._timed("wait_s"):
+                locked = self._lock(engine, tuple(device.id for device in granted))
+            if isinstance(locked, Busy):
+                return self._busy(locked)
+            self.devices = locked.devices
+            try:
+                return self._launched(engine, platform)
+            finally:
+                self.control.enter("stopping")
+                with self._timed("stop_s"):
+                    engine.stop()
+
+    def timings(self) -> Timings:
+        return Timings(total_s=time.monotonic() - self.started_s, **self.spent_s)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent_s[phase] = time.monotonic() - start_s
+
+    def _unwell(self, granted: Sequence[Device]) -> Interrupted | None:
+        unwell = [f"{device.id} ({device.health})" for device in granted if not device.usable]
+        if not unwell:
+            return None
+        cause = f"Device {', '.join(unwell)} is not well."
+        return Interrupted(evidence=_evidence(FailureClass.HARDWARE, cause, "Take it out of service and look at it."))
+
+    def _too_large(self, granted: Sequence[Device]) -> Infeasible | None:
+        request = self.request
+        smallest = min((device.memory_total_mib or 0 for device in granted), default=0) * 2**20
+        length = int(request.config.arguments.get("max_model_len", 0))
+        reason = shortfall(request.model, max_model_len=length, devices=request.config.devices, device_bytes=smallest)
+        if reason is None:
+            return None
+        advice = "Spread the model over more devices, shorten max_model_len, or use quantised weights."
+        return Infeasible(evidence=_evidence(FailureClass.OOM, f"The model surely cannot fit: {reason}.", advice))
+
+    def _lock(self, engine: EngineProcess, candidates: tuple[str, ...]) -> Locked | Busy:
+        self.control.enter("waiting for devices")
+        folder = lock_folder() / self.request.profile.platform
+        return engine.lock(
+            LockRequest(folder, candidates, self.grant.count, LOCK_WAIT_S), cancelled=self.control.cancelled
+        )
+
+    def _launched(self, engine: EngineProcess, platform: Platform) -> TrialOutcome:
+        self.control.enter("starting the engine")
+        with self._timed("start_s"):
+            server = self._start(engine, platform)
+            ready = wait_ready(server, self._watch(engine))
+        if isinstance(ready, NotReady):
+            return self._not_ready(engine, ready)
+        site = Site(
+            endpoint=Endpoint(server.base_url, server.model, server.api_key),
+            gone=lambda: engine.exited is not None,
+            counters=lambda: counters(fetch_metrics(server)),
+        )
+        try:
+            with self._timed("load_s"):
+                points = (repeat if self.request.confirm_seeds else climb)(self.request, site, self.control)
+        except LevelLost:
+            return self._lost(engine)
+        effective = read_back(server, self._log_text())
+        return self._measured(points, effective)
+
+    def _start(self, engine: EngineProcess, platform: Platform) -> Server:
+        request, profile = self.request, self.request.profile
+        model, key = str(request.model.path), secrets.token_urlsafe(24)
+        launched = engine.launch(
+            LaunchPlan(
+                argv=(
+                    str(profile.executable),
+                    *vllm.serve_arguments(request.config, model=model),
+                ),
+                environment=vllm.environment(
+                    os.environ,
+                    platform.visibility(self.devices) | platform.environment(self.devices, request.config.devices),
+                    profile.environment,
+                    request.config.environment,
+                    model=model,
+                    api_key=key,
+                ),
+                cwd=request.artifacts,
+                log=request.artifacts / ENGINE_LOG,
+                grace_s=GRACE_S,
+                idle_command=platform.idle_command(self.devices),
+                idle_timeout_s=IDLE_TIMEOUT_S,
+            )
+        )
+        return Server(f"http://127.0.0.1:{launched.port}", model, key)
+
+    def _watch(self, engine: EngineProcess) -> StartWatch:
+        return StartWatch(
+            log=self.request.artifacts / ENGINE_LOG,
+            timeout_s=self.request.profile.start_timeout_s,
+            exited=lambda: engine.exited is not None,
+            fatal=fatal_line,
+            cancelled=self.control.cancelled,
+        )
+
+    def _measured(self, points: list[LoadPoint], effective: dict[str, str]) -> Measured:
+        best = operating_point(points)
+        return Measured(
+            points=tuple(points),
+            operating_level=best.level if best else None,
+            effective_config=effective,
+            overridden=overridden(self.request.config, effective),
+        )
+
+    def _busy(self, busy: Busy) -> Interrupted:
+        if busy.cancelled:
+            return _cancelled()
+        held = f" Process {busy.holder_pid} holds it." if busy.holder_pid else ""
+        cause = f"A device stayed in use by another engine for {LOCK_WAIT_S:g} s.{held}"
+        return Interrupted(
+            evidence=_evidence(FailureClass.BUSY, cause, "Wait for the other engine to end, or stop it.")
+        )
+
+    def _not_ready(self, engine: EngineProcess, ready: NotReady) -> TrialOutcome:
+        if ready.kind == "cancelled":
+            return _cancelled()
+        if ready.kind in ("timeout", "no_answer"):
+            evidence = self._read_failure(engine)
+            if evidence.failure is FailureClass.UNKNOWN:
+                evidence = evidence.model_copy(update={"failure": FailureClass.HANG, "cause": ready.detail})
+            return self._failed(evidence)
+        return self._failed(self._read_failure(engine))
+
+    def _lost(self, engine: EngineProcess) -> TrialOutcome:
+        if self.control.cancelled():
+            return _cancelled()
+        return self._failed(self._read_failure(engine))
+
+    def _read_failure(self, engine: EngineProcess) -> Evidence:
+        """Read the log once the engine has ended: its last words may come after the line that told."""
+        status = engine.exited
+        if status is None:
+            status = engine.stop().exit
+        return read_failure(
+            self._log_text(),
+            exit_code=status.code,
+            signal=status.signal,
+            log_path=str(self.request.artifacts / ENGINE_LOG),
+        )
+
+    def _failed(self, evidence: Evidence) -> TrialOutcome:
+        if outcome_of(evidence.failure, attempt=self.request.attempt) == "infeasible":
+            return Infeasible(evidence=evidence)
+        return Interrupted(evidence=evidence)
+
+    def _log_text(self) -> str:
+        path = self.request.artifacts / ENGINE_LOG
+        return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _evidence(failure: FailureClass, cause: str, advice: str) -> Evidence:
+    return Evidence(failure=failure, signature=None, cause=cause, advice=advice)
+
+
+def _cancelled() -> Interrupted:
+    return Interrupted(evidence=_evidence(FailureClass.CANCELLED, "The job was cancelled.", ""))
+
+
+def _defect(exc: Exception) -> Interrupted:
+    evidence = _evidence(
+        FailureClass.UNKNOWN, f"The tuner itself failed: {type(exc).__name__}: {exc}", "Please report this traceback."
+    )
+    return Interrupted(evidence=evidence.model_copy(update={"log_tail": traceback.format_exc()}))

@@ -1,0 +1,78 @@
+"""Confirmation: the best candidates and the baseline are launched again, alone, with fresh seeds.
+
+The best observed configuration violates the SLA in up to a quarter of studies, because it was chosen for its luck;
+so candidates are ranked by their re-runs only.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from autotune.results import Confirmation, LoadPoint, Measured, Trial
+from autotune.selection import candidates
+from autotune.spec import Sla
+from autotune.tuner.loop import Tuning
+
+WIDEST = 8  # candidates looked at when none of the top ones holds
+
+
+def confirm(tuning: Tuning) -> tuple[Confirmation, ...]:
+    """Measure the baseline and the top candidates again; look at further ones, up to eight, while none holds."""
+    top = tuning.context.spec.budget.confirm_top
+    if top == 0:
+        return ()
+    baseline = tuning.searched[0]
+    chosen = [trial for trial in candidates(tuning.searched, max(top, WIDEST)) if trial.number != baseline.number]
+    confirmations: list[Confirmation] = []
+    if isinstance(baseline.result and baseline.result.outcome, Measured):
+        confirmations += _again(tuning, baseline, (0, top + 1))
+    for position, trial in enumerate(chosen):
+        if position >= top and any(c.holds for c in confirmations if c.trial != baseline.number):
+            break
+        confirmations += _again(tuning, trial, (position + 1, max(top, position) + 1))
+    return tuple(confirmations)
+
+
+def _again(tuning: Tuning, trial: Trial, planned: tuple[int, int]) -> list[Confirmation]:
+    assert trial.result is not None
+    assert isinstance(trial.result.outcome, Measured)
+    point = trial.result.outcome.closest_point
+    again = tuning.measure_again(trial, level=point.level, planned=planned)
+    outcome = again.result.outcome if again.result else None
+    if not isinstance(outcome, Measured):
+        return []
+    return [judge(trial.number, outcome.points, tuning.context.spec.sla)]
+
+
+def judge(trial: int, runs: Sequence[LoadPoint], sla: Sla) -> Confirmation:
+    """Whether re-runs keep the SLA: mean plus one standard error of every line is within its limit.
+
+    With five candidates and three runs each this rule let 3.7 % of recommendations violate the SLA in simulated
+    studies, against 23 % for the best observed one. A run without a percentile (too many failures) does not hold.
+    """
+    lines = [
+        (limit.limit_ms, [_percentile(run, limit.metric, limit.percent) for run in runs])
+        for limit in sla.latency_limits
+    ]
+    errors = [run.failed / (run.failed + run.completed) for run in runs]
+    p99s = [run.p99_ttft_ms for run in runs]
+    return Confirmation(
+        trial=trial,
+        load=runs[0].load,
+        runs=tuple(runs),
+        holds=all(_upper(values) <= limit for limit, values in [*lines, (sla.error_rate, errors)]),
+        output_throughput_per_device=statistics.fmean(run.output_throughput_per_device for run in runs),
+        p99_ttft_ms=max((p for p in p99s if p is not None), default=None) if None not in p99s else None,
+    )
+
+
+def _percentile(run: LoadPoint, metric: str, percent: float) -> float:
+    value: float | None = getattr(run, metric).at(percent).value_ms
+    return math.inf if value is None else value
+
+
+def _upper(values: Sequence[float]) -> float:
+    if math.inf in values:
+        return math.inf
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return statistics.fmean(values) + error

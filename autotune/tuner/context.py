@@ -1,0 +1,169 @@
+"""Everything a job needs before its first launch, loaded and checked at once."""
+
+import difflib
+import hashlib
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from autotune.engine_config import EngineConfig, Value
+from autotune.engines.examine import EngineInfo, probe
+from autotune.errors import InputError
+from autotune.loading import Kind, find, load
+from autotune.model_card import ModelCard, find_model, read_model
+from autotune.records import Record
+from autotune.results import Job, JobStatus
+from autotune.search_space import SearchSpace, baseline_config, resolve
+from autotune.settings import EngineProfile, Settings, profile
+from autotune.spec import JobSpec
+from autotune.workload import Workload, max_total_tokens
+
+T = TypeVar("T", bound=Record)
+
+RESOURCES = {"ascend": "NPU", "cuda": "GPU", "cpu": "CPU"}
+LENGTH_STEP = 64  # max_model_len is rounded up to a multiple of it, so that prompts at the longest length fit
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the job's files say, and the folder that relative paths start from."""
+
+    spec: JobSpec
+    space: SearchSpace
+    workload: Workload
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """A job that can run on this machine."""
+
+    job: Job
+    spec: JobSpec
+    space: SearchSpace
+    workload: Workload
+    profile: EngineProfile
+    model: ModelCard
+    engine: EngineInfo
+    derived: Mapping[str, Value]  # names the space's rules may use besides its parameters
+
+    @property
+    def folder(self) -> Path:
+        """The job's artifacts."""
+        return Path(self.job.folder)
+
+    @property
+    def baseline(self) -> EngineConfig:
+        """The engine's own defaults: only the space's fixed parameters and the derived length are given."""
+        return with_profile(baseline_config(self.space, derived=self.derived), self.profile)
+
+    def configuration(self, knobs: Mapping[str, Value]) -> EngineConfig:
+        """What a choice of knobs launches."""
+        return with_profile(resolve(self.space, knobs, derived=self.derived), self.profile)
+
+
+def with_profile(config: EngineConfig, profile: EngineProfile) -> EngineConfig:
+    """The configuration with the operator's arguments, which are measured, stored and exported with it.
+
+    The job's choice wins; where both have a mapping (`additional_config`), their keys are united. The profile's
+    environment may hold secrets and stays out.
+    """
+    arguments: dict[str, Any] = dict(profile.arguments)
+    for name, value in config.arguments.items():
+        theirs = arguments.get(name)
+        arguments[name] = {**theirs, **value} if isinstance(theirs, dict) and isinstance(value, dict) else value
+    return config.model_copy(update={"arguments": arguments})
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> Sources:
+    """Read a job file and the space and workload that it names. Raises InputError with every problem found."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such job file")
+    spec = load(path.read_text(), JobSpec, source=str(path), overrides=overrides)
+    folder = path.resolve().parent
+    problems: list[str] = []
+    space = _load_named(spec.search_space, "search_spaces", SearchSpace, folder, problems)
+    workload = _load_named(spec.workload, "workloads", Workload, folder, problems)
+    if space is None or workload is None:
+        raise InputError(problems)
+    return Sources(spec, space, workload, folder)
+
+
+def _load_named(reference: str, kind: Kind, model: type[T], folder: Path, problems: list[str]) -> T | None:
+    try:
+        place = find(reference, kind, relative_to=folder)
+        return load(place.read_text(), model, source=str(place))
+    except InputError as exc:
+        problems += exc.problems
+        return None
+
+
+def prepare(sources: Sources, settings: Settings) -> JobContext:
+    """Check a job against this machine: profile, model, lengths, and the knobs against the engine's own arguments."""
+    spec = sources.spec
+    chosen = profile(settings, spec.engine)
+    if RESOURCES[chosen.platform] != spec.devices.resource:
+        raise InputError(
+            f"devices.resource: {spec.devices.resource} does not fit the engine profile {spec.engine!r}, whose "
+            f"platform {chosen.platform} uses {RESOURCES[chosen.platform]}"
+        )
+    model = read_model(find_model(spec.model, relative_to=sources.folder, roots=chosen.model_roots))
+    derived: dict[str, Value] = {"max_model_len": _max_model_len(sources, model)}
+    engine = _engine(chosen, settings.home / "probes")
+    _check_arguments(sources.space, engine)
+    identity = f"{spec.name}-{secrets.token_hex(4)}"
+    job = Job(
+        id=identity,
+        name=spec.name,
+        status=JobStatus.QUEUED,
+        spec=spec.document,
+        space=sources.space.model_dump(mode="json"),
+        workload=sources.workload.model_dump(mode="json"),
+        model_path=str(model.path),
+        folder=str(settings.home / "jobs" / identity),
+        created_at=datetime.now(UTC),
+    )
+    return JobContext(job, spec, sources.space, sources.workload, chosen, model, engine, derived)
+
+
+def _max_model_len(sources: Sources, model: ModelCard) -> int:
+    needed = max_total_tokens(sources.workload)
+    if model.max_positions and needed > model.max_positions:
+        raise InputError(
+            f"workload {sources.workload.name!r} has requests of up to {needed} tokens, the model has "
+            f"{model.max_positions} positions; choose shorter lengths"
+        )
+    rounded = math.ceil(needed / LENGTH_STEP) * LENGTH_STEP
+    return min(rounded, model.max_positions) if model.max_positions else rounded
+
+
+def _engine(chosen: EngineProfile, cache: Path) -> EngineInfo:
+    """What the engine's environment holds; asked once, for importing vLLM takes ten seconds."""
+    executable = chosen.executable
+    identity = f"{executable}:{executable.stat().st_mtime_ns}:{sorted(chosen.environment.items())}"
+    known = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+    if known.is_file():
+        return EngineInfo.model_validate_json(known.read_text())
+    found = probe(str(executable), environment=dict(os.environ) | chosen.environment)
+    cache.mkdir(parents=True, exist_ok=True)
+    known.write_text(found.model_dump_json(indent=2))
+    return found
+
+
+def _check_arguments(space: SearchSpace, engine: EngineInfo) -> None:
+    """Refuse engine arguments that this engine version does not have, before a launch is spent on them."""
+    if not engine.arguments:
+        return
+    problems = []
+    for name in space.argument_names:
+        if name not in engine.arguments:
+            close = difflib.get_close_matches(name, engine.arguments, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            problems.append(f"search space {space.name!r}: vLLM {engine.version} has no argument {name!r}{hint}")
+    if problems:
+        raise InputError(problems)

@@ -1,0 +1,100 @@
+"""Small real objects that several tests build on."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from autotune.engine_config import EngineConfig
+from autotune.results import (
+    Evidence,
+    FailureClass,
+    Infeasible,
+    Latency,
+    Load,
+    LoadPoint,
+    Measured,
+    Quantile,
+    Trial,
+    TrialResult,
+)
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def latency(p99_ms: float | None) -> Latency:
+    """A latency whose every percentile is `p99_ms`."""
+    quantiles = tuple(Quantile(percent=p, value_ms=p99_ms, lower_ms=p99_ms, upper_ms=p99_ms) for p in PERCENTILES)
+    return Latency(count=300, mean_ms=p99_ms, quantiles=quantiles)
+
+
+@pytest.fixture
+def make_point() -> Callable[..., LoadPoint]:
+    """A load point with the given P99 TTFT and throughput; the SLA is `limit_ms`."""
+
+    def make(
+        p99_ttft_ms: float | None = 100.0,
+        output_throughput: float = 500.0,
+        *,
+        level: int = 0,
+        value: float = 4.0,
+        limit_ms: float = 200.0,
+        failed: int = 0,
+    ) -> LoadPoint:
+        over = 1.5 if p99_ttft_ms is None else p99_ttft_ms / limit_ms - 1
+        return LoadPoint(
+            level=level,
+            load=Load(kind="max_concurrency", value=value),
+            devices=1,
+            seed=0,
+            duration_s=10.0,
+            completed=300 - failed,
+            failed=failed,
+            request_throughput=output_throughput / 16,
+            output_throughput=output_throughput,
+            total_token_throughput=3 * output_throughput,
+            request_goodput=output_throughput / 16,
+            ttft=latency(p99_ttft_ms),
+            tpot=latency(10.0),
+            itl=latency(12.0),
+            e2el=latency(400.0),
+            client_lag_ms=0.4,
+            violations={"p99_ttft_ms": max(-1.0, min(1.5, over)), "error_rate": -1.0},
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_trial() -> Callable[..., Trial]:
+    """A trial of the given knobs: measured when points are given, a failed launch for `oom=True`, else running."""
+
+    def make(number: int, knobs: dict[str, Any], *points: LoadPoint, oom: bool = False, **fields: Any) -> Trial:
+        outcome: Any = None
+        if points:
+            feasible = [p for p in points if p.feasible]
+            best = max(feasible, key=lambda p: p.output_throughput) if feasible else None
+            outcome = Measured(points=points, operating_level=best.level if best else None)
+        if oom:
+            outcome = Infeasible(
+                evidence=Evidence(
+                    failure=FailureClass.OOM,
+                    signature="npu_oom",
+                    cause="Out of device memory.",
+                    advice="Lower gpu_memory_utilization.",
+                    line="NPU out of memory. Tried to allocate 22.00 MiB",
+                )
+            )
+        defaults = {
+            "purpose": "baseline" if number == 0 else "search",
+            "origin": "baseline" if number == 0 else "sobol",
+            "config": EngineConfig(arguments=knobs),
+            "started_at": STARTED,
+            "result": TrialResult(outcome=outcome) if outcome else None,
+            "finished_at": STARTED if outcome else None,
+        }
+        return Trial(number=number, knobs=knobs, **(defaults | fields))
+
+    return make

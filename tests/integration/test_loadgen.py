@@ -1,0 +1,379 @@
+"""The load generator against a real HTTP server with known delays, failures and stalls."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from autotune.loadgen import Endpoint, measure, run_level
+from autotune.results import Load, RequestRecord
+from autotune.workload import LevelPlan, PlannedRequest
+
+TOKEN = {"choices": [{"index": 0, "text": ""}]}  # a token may well have no text
+Script = Callable[["Server", web.StreamResponse, dict[str, Any]], Awaitable[None]]
+
+
+@dataclass
+class Server:
+    """Answers every completion as its script says and remembers what it was asked."""
+
+    script: Script
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(await request.json())
+        self.headers.append(dict(request.headers))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self.script(self, response, self.asked[-1])
+        finally:
+            self.running -= 1
+        return response
+
+
+@asynccontextmanager
+async def listening(handler):
+    """A server on a free loopback port; yields its address."""
+    app = web.Application()
+    app.router.add_post("/v1/completions", handler)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@contextmanager
+def listening_in_a_thread(handler) -> Iterator[str]:
+    """The same for a client that runs its own event loop in this thread."""
+    address: list[str] = []
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with listening(handler) as url:
+            address.append(url)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield address[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
+
+
+async def send(response: web.StreamResponse, message: Any) -> None:
+    text = message if isinstance(message, str) else json.dumps(message, separators=(",", ":"))
+    await response.write(f"data: {text}\n\n".encode())
+
+
+async def finish(response: web.StreamResponse, *, prompt: int, completion: int) -> None:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    await send(response, {"choices": [], "usage": usage})
+    await send(response, "[DONE]")
+
+
+async def answer(_: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+    """All tokens at once."""
+    for _i in range(body["max_tokens"]):
+        await send(response, TOKEN)
+    await finish(response, prompt=len(body["prompt"]), completion=body["max_tokens"])
+
+
+async def answer_in_100_ms(server: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+    await asyncio.sleep(0.1)
+    await answer(server, response, body)
+
+
+def answer_when_running(count: int) -> Script:
+    """No answer until `count` requests run at once; after that, all at once."""
+    reached = asyncio.Event()
+
+    async def script(server: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+        if server.running >= count:
+            reached.set()
+        await reached.wait()
+        await answer(server, response, body)
+
+    return script
+
+
+async def stall(_: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+    """One token, then nothing for a minute."""
+    await send(response, TOKEN)
+    await asyncio.sleep(60)
+
+
+def plan(count: int = 1, *, every_s: float = 0.0, users: int | None = None, timeout_s: float = 10.0) -> LevelPlan:
+    """`count` requests of 3 tokens in and 4 out, in an open loop or from `users` at once."""
+    return LevelPlan(
+        load=Load(kind="request_rate" if users is None else "max_concurrency", value=1),
+        requests=tuple(PlannedRequest(i, every_s * i, (5, 6, 7), 4) for i in range(count)),
+        max_concurrency=users,
+        request_timeout_s=timeout_s,
+        seed=0,
+    )
+
+
+def run(level: LevelPlan, server: Server, *, cancelled=lambda: False, progress=lambda _d, _t: None, key: str = "k"):
+    async def main() -> list[RequestRecord]:
+        async with listening(server.complete) as url:
+            return await run_level(level, Endpoint(url, "tiny", key), cancelled=cancelled, progress=progress)
+
+    return asyncio.run(main())
+
+
+def error_of(script: Script, **changes: Any) -> str | None:
+    """What the record of one request against this script says went wrong."""
+    (record,) = run(plan(1, **changes), Server(script))
+    return record.error
+
+
+def test_a_request_asks_for_exactly_the_planned_tokens_as_a_stream_with_usage():
+    server = Server(answer)
+    run(plan(), server)
+    assert server.asked == [
+        {
+            "model": "tiny",
+            "prompt": [5, 6, 7],
+            "max_tokens": 4,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
+    assert server.headers[0]["Authorization"] == "Bearer k"
+
+
+def test_the_key_is_not_shown():
+    assert "secret" not in repr(Endpoint("http://127.0.0.1:1", "m", "secret"))
+
+
+def test_a_record_counts_the_tokens_the_server_reports():
+    (record,) = run(plan(), Server(answer))
+    assert (record.error, record.input_tokens, record.output_tokens, record.requested_tokens) == (None, 3, 4, 4)
+    assert len(record.token_times_s) == 4
+
+
+def test_a_token_is_timed_before_the_next_one_is_sent():
+    """Some shift between the two clocks puts every reading between its writing and the next one."""
+    written_s: list[float] = []
+
+    async def script(_, response, body):
+        for _i in range(4):
+            await asyncio.sleep(0.05)
+            written_s.append(time.perf_counter())
+            await send(response, TOKEN)
+        await asyncio.sleep(0.05)
+        written_s.append(time.perf_counter())
+        await finish(response, prompt=3, completion=4)
+
+    (record,) = run(plan(), Server(script))
+    read_s = record.token_times_s
+    earliest = max(written - read for written, read in zip(written_s[:4], read_s, strict=True))
+    latest = min(written - read for written, read in zip(written_s[1:], read_s, strict=True))
+    assert earliest <= latest
+    assert read_s[0] - record.scheduled_s >= 0.05
+    assert record.end_s - read_s[3] >= 0.04
+
+
+def test_an_event_may_arrive_in_pieces_and_with_pings_between():
+    async def script(_, response, body):
+        text = f"data: {json.dumps(TOKEN)}\r\n\r\n: ping\n\n".encode() * 4
+        for start in range(0, len(text), 7):
+            await response.write(text[start : start + 7])
+            await asyncio.sleep(0)
+        await finish(response, prompt=3, completion=4)
+
+    (record,) = run(plan(), Server(script))
+    assert record.error is None
+    assert len(record.token_times_s) == 4
+
+
+@pytest.mark.parametrize("count", [5, 150])
+def test_an_open_loop_sends_everything_though_nothing_is_answered(count):
+    """Nobody is answered before all have asked; aiohttp's own limit would be 100 connections."""
+    server = Server(answer_when_running(count))
+    records = run(plan(count, every_s=0.002), server)
+    assert {r.error for r in records} == {None}
+    assert server.most_running == count
+
+
+def test_an_open_loop_sends_no_request_before_its_time():
+    records = run(plan(5, every_s=0.04), Server(answer))
+    assert [r.scheduled_s for r in records] == pytest.approx([0.0, 0.04, 0.08, 0.12, 0.16])
+    assert all(r.sent_s >= r.scheduled_s for r in records)
+
+
+def test_a_closed_loop_keeps_exactly_its_concurrency_in_flight():
+    """The first answer is given when three requests run, and more than three never do."""
+    server = Server(answer_when_running(3))
+    records = run(plan(9, users=3), server)
+    assert server.most_running == 3
+    assert [r.index for r in records] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_in_a_closed_loop_a_request_is_scheduled_when_a_slot_is_free():
+    first, second = run(plan(2, users=1), Server(answer_in_100_ms))
+    assert second.scheduled_s >= first.end_s >= 0.1
+    assert second.sent_s == second.scheduled_s
+
+
+def test_a_refusal_is_a_failure_with_the_beginning_of_the_answer():
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=400, text="max_tokens is too large " + "x" * 5000)
+
+    async def main():
+        async with listening(refuse) as url:
+            return await run_level(plan(), Endpoint(url, "m"), cancelled=lambda: False, progress=lambda _d, _t: None)
+
+    (record,) = asyncio.run(main())
+    assert record.error.startswith("HTTP 400: max_tokens is too large xxx")
+    assert len(record.error) == len("HTTP 400: ") + 200
+
+
+def test_a_dead_server_is_a_failure_of_every_request():
+    async def main():
+        async with listening(Server(answer).complete) as url:
+            pass
+        return await run_level(plan(3), Endpoint(url, "m"), cancelled=lambda: False, progress=lambda _d, _t: None)
+
+    records = asyncio.run(main())
+    assert [r.error.split(":")[0] for r in records] == ["ClientConnectorError"] * 3
+
+
+def test_a_stalled_stream_fails_at_the_time_out_and_keeps_what_it_saw():
+    (record,) = run(plan(timeout_s=0.3), Server(stall))
+    assert record.error == "no complete answer within 0.3 s"
+    assert len(record.token_times_s) == 1
+    assert 0.3 <= record.end_s < 10
+
+
+def test_a_stream_that_breaks_off_is_a_failure():
+    async def script(_, response, body):
+        await send(response, TOKEN)
+
+    assert error_of(script) == "the stream ended without [DONE] after 1 chunks"
+
+
+def test_a_connection_that_is_cut_is_a_failure():
+    async def script(_, response, body):
+        await send(response, TOKEN)
+        response._req.transport.abort()
+        await asyncio.sleep(1)
+
+    assert error_of(script).startswith("Client")
+
+
+def test_an_answer_without_usage_is_a_failure():
+    async def script(_, response, body):
+        await send(response, TOKEN)
+        await send(response, "[DONE]")
+
+    assert error_of(script).startswith("the stream ended without usage")
+
+
+def test_an_answer_that_is_too_short_is_a_failure():
+    async def script(_, response, body):
+        await send(response, TOKEN)
+        await finish(response, prompt=3, completion=1)
+
+    assert error_of(script) == "asked for 4 tokens, got 1"
+
+
+def test_an_error_object_in_the_stream_is_a_failure():
+    async def script(_, response, body):
+        await send(response, {"error": {"message": "engine is dead"}})
+        await send(response, "[DONE]")
+
+    assert error_of(script) == 'error in the stream: {"error":{"message":"engine is dead"}}'
+
+
+def test_an_unreadable_chunk_is_a_failure():
+    async def script(_, response, body):
+        await send(response, "{half")
+        await send(response, "[DONE]")
+
+    assert error_of(script) == "unreadable chunk: {half"
+
+
+def test_one_failure_leaves_the_other_requests_alone():
+    async def script(server, response, body):
+        if len(server.asked) != 2:
+            await answer(server, response, body)
+
+    records = run(plan(3, users=1), Server(script))
+    assert [r.error is None for r in records] == [True, False, True]
+
+
+def test_progress_is_told_of_every_finished_request():
+    told: list[tuple[int, int]] = []
+    run(plan(3, users=1), Server(answer), progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("users", [None, 2])
+def test_a_cancelled_level_ends_soon_with_what_was_finished(users):
+    """The first request is answered, the others stall; the cancel comes with the first answer."""
+
+    async def script(server, response, body):
+        await (answer if len(server.asked) == 1 else stall)(server, response, body)
+
+    cancelled_at_s: list[float] = []
+    level = plan(4, every_s=0.01, users=users, timeout_s=60)
+    records = run(
+        level,
+        Server(script),
+        cancelled=lambda: bool(cancelled_at_s),
+        progress=lambda _d, _t: cancelled_at_s.append(time.perf_counter()),
+    )
+    assert [r.index for r in records] == [0]
+    assert time.perf_counter() - cancelled_at_s[0] < 3  # 0.2 s on an idle machine; the streams stall for 60 s
+
+
+def test_a_level_cancelled_before_it_starts_sends_nothing():
+    server = Server(answer)
+    assert run(plan(3), server, cancelled=lambda: True) == []
+    assert server.asked == []
+
+
+def test_an_empty_plan_is_done_at_once():
+    assert run(plan(0, users=8), Server(answer)) == []
+
+
+def test_a_client_that_is_held_up_itself_says_so():
+    """What it measured meanwhile is not the server's doing."""
+    with capture_logs() as events:
+        run(plan(2, users=1), Server(answer), progress=lambda _d, _t: threading.Event().wait(0.4) and None)
+    assert [event["event"] for event in events] == ["load_client_stalled"]
+    assert events[0]["worst_stall_ms"] >= 200
+
+
+def test_measure_runs_a_level_in_the_calling_thread():
+    with listening_in_a_thread(Server(answer).complete) as url:
+        records = measure(plan(5, users=2), Endpoint(url, "m"), cancelled=lambda: False)
+    assert [(r.index, r.error) for r in records] == [(0, None), (1, None), (2, None), (3, None), (4, None)]

@@ -1,0 +1,237 @@
+"""Devices as their tools report them, and how engines are pinned to them."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.errors import EnvironmentProblem
+from autotune.platforms import PLATFORMS, Device, DeviceProcess, ascend, cpu, cuda, idle
+from autotune.platforms.npu_smi import parse_info, parse_mapping
+from autotune.platforms.tool import run
+
+FIXTURES = Path(__file__).parent.parent / "data" / "npu_smi"
+
+
+def info(name: str) -> str:
+    return (FIXTURES / f"info_{name}.txt").read_text()
+
+
+def by_id(devices: tuple[Device, ...]) -> dict[str, Device]:
+    return {device.id: device for device in devices}
+
+
+def fake_tool(folder: Path, name: str, script: str) -> None:
+    tool = folder / name
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+
+
+def test_a2_shows_eight_idle_devices_by_card_number():
+    devices = parse_info(info("a2_idle"))
+    assert [device.id for device in devices] == ["0", "1", "2", "3", "4", "5", "6", "7"]
+    assert devices[2] == Device("2", "910B3", "OK", memory_used_mib=3376, memory_total_mib=65536, driver_mib=4096)
+    assert all(device.idle and device.usable for device in devices)
+
+
+def test_a2_with_32_gb_reads_a_used_value_that_touches_the_slash():
+    devices = parse_info(info("a2_32g"))
+    assert (devices[0].memory_used_mib, devices[0].memory_total_mib) == (26838, 32768)
+    assert devices[0].processes == (DeviceProcess(7, "python", 23468),)
+
+
+def test_the_drivers_own_share_of_a_32_gb_card_counts_as_idle():
+    devices = parse_info(info("a2_32g"))
+    assert devices[1].memory_used_mib == 3373  # more than a tenth of 32768
+    assert (devices[1].idle, devices[0].idle) == (True, False)
+
+
+def test_memory_that_nobody_shows_a_process_for_is_not_idle():
+    assert not Device("0", "910B3", "OK", 20000, 65536, driver_mib=4096).idle
+
+
+def test_alarm_and_critical_devices_are_not_usable():
+    devices = by_id(parse_info(info("a2_busy_alarm")))
+    assert (devices["6"].health, devices["6"].usable) == ("Alarm", False)
+    assert (devices["7"].health, devices["7"].usable) == ("Critical", False)
+    assert devices["0"].usable
+
+
+def test_a_process_with_a_blank_name_counts():
+    devices = by_id(parse_info(info("a2_busy_alarm")))
+    assert devices["2"].processes == (DeviceProcess(133001, "", 37709),)
+    assert not devices["2"].idle
+
+
+def test_several_processes_of_one_device_are_all_listed():
+    devices = by_id(parse_info(info("a2_busy_alarm")))
+    assert [process.pid for process in devices["5"].processes] == [133990, 133991]
+
+
+def test_a3_has_two_devices_per_card_and_processes_on_each_die():
+    devices = by_id(parse_info(info("a3")))
+    assert len(devices) == 16
+    assert (devices["15"].name, devices["15"].memory_used_mib) == ("Ascend910", 2892)
+    assert devices["0"].processes == (DeviceProcess(41007, "", 50128),)
+    assert devices["1"].processes == (DeviceProcess(41009, "", 50119),)
+    assert devices["2"].idle
+
+
+def test_310p_reads_memory_usage_and_the_device_number_of_the_second_row():
+    devices = parse_info(info("310p"))
+    assert [(d.id, d.name, d.memory_used_mib, d.memory_total_mib) for d in devices] == [
+        ("0", "310P3", 1531, 44280),
+        ("1", "310P3", 1410, 43693),
+    ]
+
+
+def test_950_reads_hbm_and_a_device_without_bus_id():
+    devices = by_id(parse_info(info("950")))
+    assert (devices["0"].health, devices["0"].memory_used_mib) == ("Alarm", 90600)
+    assert (devices["2"].name, devices["2"].memory_used_mib, devices["2"].memory_total_mib) == (
+        "Ascend950PR",
+        6640,
+        131072,
+    )
+
+
+def test_a_950_process_row_has_no_chip_column():
+    text = info("950") + "| 1                         | 4242          | python             | 512       | 17 |\n"
+    assert by_id(parse_info(text))["1"].processes == (DeviceProcess(4242, "python", 512),)
+
+
+def test_the_error_of_a_device_held_elsewhere_shows_no_device():
+    assert parse_info((FIXTURES / "err_dcmi.txt").read_text()) == ()
+
+
+def test_the_mapping_leaves_management_chips_out():
+    mapping = parse_mapping((FIXTURES / "m_a3.txt").read_text())
+    assert len(mapping) == 16
+    assert (mapping[0, 1], mapping[7, 0]) == (1, 14)
+    assert parse_mapping((FIXTURES / "m_a2.txt").read_text())[5, 0] == 5
+
+
+def test_a_given_mapping_decides_the_ids():
+    devices = parse_info(info("310p"), {(2, 0): 4, (2, 1): 5})
+    assert [device.id for device in devices] == ["4", "5"]
+
+
+@given(st.text())
+def test_any_text_is_read_without_an_error(text: str):
+    parse_info(text)
+    parse_mapping(text)
+
+
+def test_visible_npus_are_sorted_by_number():
+    assert ascend.visibility(["10", "9", "2"]) == {"ASCEND_RT_VISIBLE_DEVICES": "2,9,10"}
+
+
+def test_engines_on_neighbouring_npus_have_hccl_port_blocks_of_sixteen_that_do_not_meet():
+    assert ascend.environment(["4", "3"])["HCCL_IF_BASE_PORT"] == "45048"
+    assert ascend.environment(["5"])["HCCL_IF_BASE_PORT"] == "45080"
+
+
+def test_every_platform_names_its_cluster_resource():
+    assert {name: module.RESOURCE for name, module in PLATFORMS.items()} == {
+        "ascend": "NPU",
+        "cuda": "GPU",
+        "cpu": "CPU",
+    }
+
+
+def test_visible_gpus_are_numbered_as_nvidia_smi_does():
+    assert cuda.visibility(["1", "0"]) == {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def test_gpu_processes_belong_to_the_gpu_with_their_uuid():
+    gpus = "0, GPU-aa, NVIDIA L4, 1, 23034\n1, GPU-bb, NVIDIA L4, 20000, 23034\n"
+    processes = "GPU-bb, 77, python3, 19990\n"
+    first, second = cuda.parse(gpus, processes)
+    assert first == Device("0", "NVIDIA L4", "OK", 1, 23034, ())
+    assert second.processes == (DeviceProcess(77, "python3", 19990),)
+    assert (first.idle, second.idle) == (True, False)
+
+
+def test_a_gpu_with_unified_memory_has_none_of_its_own():
+    (device,) = cuda.parse("0, GPU-aa, NVIDIA GB10, [N/A], [N/A]\n", "")
+    assert (device.memory_used_mib, device.idle) == (None, True)
+
+
+def test_a_core_is_left_to_the_api_server():
+    assert cpu.thread_binding(["0", "1", "2", "3"], 1, {}) == "0,1,2"
+
+
+def test_a_single_core_is_used_whole():
+    assert cpu.thread_binding(["5"], 1, {}) == "5"
+
+
+def test_ranks_get_blocks_of_equal_size():
+    assert cpu.thread_binding(["0", "1", "2", "3", "4", "5"], 2, {}) == "0,1|3,4"
+
+
+def test_one_hardware_thread_of_each_physical_core_is_bound():
+    siblings = {"0": "0,2", "2": "0,2", "1": "1,3", "3": "1,3"}
+    assert cpu.thread_binding(["0", "1", "2", "3"], 1, siblings) == "2"
+
+
+@given(st.integers(1, 64), st.integers(1, 8))
+def test_every_rank_is_bound_to_cores_of_its_own_when_there_are_enough(cores: int, ranks: int):
+    if cores < ranks:
+        return
+    binding = cpu.thread_binding([str(core) for core in range(cores)], ranks, {})
+    blocks = [block.split(",") for block in binding.split("|")]
+    bound = [core for block in blocks for core in block]
+    assert len(blocks) == ranks
+    assert len(set(bound)) == len(bound)
+
+
+def test_the_cpu_has_nothing_to_wait_for():
+    assert cpu.idle_command(["0"]) is None
+
+
+def test_the_cpu_shows_the_cores_this_process_may_use():
+    assert {int(device.id) for device in cpu.discover()} == os.sched_getaffinity(0)
+
+
+@pytest.fixture
+def npu_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Puts a scripted npu-smi on the PATH that prints these files."""
+
+    def put(layout: str, mapping: str, exit_code: int = 0) -> None:
+        script = f'[ "$2" = -m ] && cat {FIXTURES / mapping} || cat {FIXTURES / layout}; exit {exit_code}'
+        fake_tool(tmp_path, "npu-smi", script)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return put
+
+
+@pytest.mark.parametrize(("devices", "code"), [(["0", "1"], 0), (["2"], 1), (["0", "5"], 1), (["12"], 1)])
+def test_the_idle_command_judges_the_named_devices_only(npu_smi, devices: list[str], code: int):
+    npu_smi("info_a2_busy_alarm.txt", "m_a2.txt")
+    assert idle.main(["ascend", *devices]) == code
+
+
+def test_the_idle_command_exits_2_when_the_tool_fails(npu_smi):
+    npu_smi("err_dcmi.txt", "err_dcmi.txt", exit_code=1)
+    assert idle.main(["ascend", "0"]) == 2
+
+
+def test_a_tool_that_shows_no_device_is_a_problem_with_advice(npu_smi):
+    npu_smi("err_dcmi.txt", "m_a2.txt")
+    with pytest.raises(EnvironmentProblem, match="another container"):
+        ascend.discover()
+
+
+def test_a_missing_tool_is_a_problem_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentProblem, match="cannot run nvidia-smi"):
+        cuda.discover()
+
+
+def test_a_tool_that_hangs_is_given_up(tmp_path: Path):
+    fake_tool(tmp_path, "wedged", "exec sleep 60")
+    with pytest.raises(EnvironmentProblem, match=r"did not answer within 0\.2 s"):
+        run((str(tmp_path / "wedged"),), timeout_s=0.2)

@@ -1,0 +1,331 @@
+"""The Pareto front, the choice from it, and the recommendation with its reason."""
+
+import math
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.engine_config import EngineConfig
+from autotune.errors import InputError, NotFound
+from autotune.results import (
+    Confirmation,
+    Evidence,
+    FailureClass,
+    Infeasible,
+    Latency,
+    Load,
+    LoadPoint,
+    Measured,
+    ParetoFront,
+    Purpose,
+    Quantile,
+    Trial,
+    TrialOutcome,
+    TrialResult,
+)
+from autotune.selection import (
+    Pick,
+    Rule,
+    candidates,
+    choose,
+    compare,
+    pareto_front,
+    parse_policy,
+    recommend,
+)
+from autotune.spec import Sla
+
+LIMIT_MS = 200
+SLA = Sla(p99_ttft_ms=LIMIT_MS)
+
+
+def latency(value_ms: float | None) -> Latency:
+    quantile = Quantile(percent=99, value_ms=value_ms, lower_ms=value_ms, upper_ms=value_ms)
+    return Latency(count=100, mean_ms=value_ms, quantiles=(quantile,))
+
+
+def point(level: int, throughput: float, ttft_ms: float | None, *, devices: int = 1, failed: int = 0) -> LoadPoint:
+    overshoot = 1.5 if ttft_ms is None else math.log(ttft_ms / LIMIT_MS)
+    return LoadPoint(
+        level=level,
+        load=Load(kind="max_concurrency", value=2.0**level),
+        devices=devices,
+        seed=0,
+        duration_s=10,
+        completed=100 - failed,
+        failed=failed,
+        request_throughput=throughput / 100,
+        output_throughput=throughput,
+        total_token_throughput=throughput,
+        request_goodput=0,
+        ttft=latency(ttft_ms),
+        tpot=latency(10),
+        itl=latency(10),
+        e2el=latency(1000),
+        client_lag_ms=0,
+        violations={"p99_ttft_ms": overshoot, "error_rate": failed / 100 - 0.01},
+    )
+
+
+def trial(
+    number: int, *points: LoadPoint, purpose: Purpose | None = None, outcome: TrialOutcome | None = None
+) -> Trial:
+    good = [p for p in points if p.feasible]
+    best = max(good, key=lambda p: p.output_throughput_per_device).level if good else None
+    return Trial(
+        number=number,
+        purpose=purpose or ("search" if number else "baseline"),
+        origin="gp" if number else "baseline",
+        knobs={"max_num_seqs": number},
+        config=EngineConfig(arguments={"max_num_seqs": number}),
+        result=TrialResult(outcome=outcome or Measured(points=points, operating_level=best)),
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def refused(number: int) -> Trial:
+    evidence = Evidence(
+        failure=FailureClass.OOM, signature="npu_oom", cause="The NPU's memory is exhausted.", advice=""
+    )
+    return trial(number, outcome=Infeasible(evidence=evidence))
+
+
+def confirmation(number: int, *throughputs: float, ttft_ms: float = 143, holds: bool = True) -> Confirmation:
+    runs = tuple(point(2, throughput, ttft_ms) for throughput in throughputs)
+    return Confirmation(
+        trial=number,
+        load=Load(kind="max_concurrency", value=4),
+        runs=runs,
+        holds=holds,
+        output_throughput_per_device=sum(throughputs) / len(throughputs),
+        p99_ttft_ms=ttft_ms,
+    )
+
+
+def front_of(*pairs: tuple[float, float]) -> ParetoFront:
+    return pareto_front([trial(number, point(0, *pair)) for number, pair in enumerate(pairs)])
+
+
+# The front
+
+measurements = st.lists(
+    st.tuples(st.sampled_from([100.0, 200.0, 300.0, 400.0]), st.sampled_from([20.0, 50.0, 190.0, 200.0, 250.0, None])),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(st.lists(measurements, max_size=6))
+def test_the_front_is_what_no_other_feasible_point_dominates(job: list[list[tuple[float, float | None]]]) -> None:
+    trials = [trial(n, *(point(level, *m) for level, m in enumerate(levels))) for n, levels in enumerate(job)]
+    feasible = [
+        (throughput, ttft_ms, number, level)
+        for number, levels in enumerate(job)
+        for level, (throughput, ttft_ms) in enumerate(levels)
+        if ttft_ms is not None and ttft_ms <= LIMIT_MS
+    ]
+    expected = {
+        a
+        for a in feasible
+        if not any((b[0] >= a[0] and b[1] <= a[1] and b[:2] != a[:2]) or (b[:2] == a[:2] and b < a) for b in feasible)
+    }
+    front = pareto_front(trials).points
+    assert {(p.output_throughput_per_device, p.p99_ttft_ms, p.trial, p.level) for p in front} == expected
+    assert [p.output_throughput_per_device for p in front] == sorted(p.output_throughput_per_device for p in front)
+
+
+def test_throughput_is_compared_per_device() -> None:
+    front = pareto_front([trial(0, point(0, 100, 50)), trial(1, point(0, 150, 50, devices=2))])
+    assert [(p.trial, p.output_throughput_per_device) for p in front.points] == [(0, 100)]
+
+
+def test_confirmations_and_failures_are_no_part_of_the_front() -> None:
+    again = trial(2, point(0, 900, 20), purpose="confirmation")
+    assert [p.trial for p in pareto_front([trial(0, point(0, 100, 50)), refused(1), again]).points] == [0]
+
+
+def test_of_a_load_measured_twice_the_worse_run_counts() -> None:
+    assert pareto_front([trial(1, point(0, 100, 190), point(0, 110, 210))]).points == ()
+
+
+# Policies
+
+
+def test_policies_are_read() -> None:
+    assert parse_policy("knee") == Rule("knee")
+    assert parse_policy("trial=12") == Pick(12, None)
+    assert parse_policy("trial=12:3") == Pick(12, 3)
+
+
+def test_a_misspelt_policy_gets_a_suggestion() -> None:
+    with pytest.raises(InputError, match=r"unknown selection 'max-troughput'; did you mean max-throughput\?"):
+        parse_policy("max-troughput")
+    with pytest.raises(InputError, match="use one of: max-throughput, min-latency, knee, trial=N, trial=N:LEVEL"):
+        parse_policy("trial=x:y:z")
+
+
+def test_the_extremes_of_the_front_are_chosen() -> None:
+    front = front_of((100, 20), (200, 50), (300, 190))
+    assert choose(front, Rule("max-throughput")).trial == 2
+    assert choose(front, Rule("min-latency")).trial == 0
+
+
+def test_the_knee_gains_most_throughput_for_its_latency() -> None:
+    # Normalised (throughput, log TTFT): (0, 0), (0.8, 0.2), (0.9, 0.8), (1, 1) with TTFT from 10 to 100 ms.
+    front = front_of((100, 10), (180, 10**1.2), (190, 10**1.8), (200, 100))
+    assert choose(front, Rule("knee")).trial == 1
+
+
+def test_a_front_without_a_good_side_has_its_knee_at_the_highest_throughput() -> None:
+    assert choose(front_of((100, 10), (110, 90), (200, 100)), Rule("knee")).trial == 2
+    assert choose(front_of((100, 10)), Rule("knee")).trial == 0
+
+
+def test_a_trial_is_picked_at_its_fastest_feasible_level_or_at_the_named_one() -> None:
+    trials = [trial(4, point(0, 100, 20), point(1, 150, 90), point(2, 160, 400))]
+    front = pareto_front(trials)
+    assert choose(front, Pick(4, None)).level == 1
+    assert choose(front, Pick(4, 0)).level == 0
+    with pytest.raises(NotFound, match="trial 4 does not meet the SLA at level 2; it does at: 0, 1"):
+        choose(front, Pick(4, 2), trials)
+
+
+def test_a_feasible_trial_off_the_front_can_be_picked_when_the_trials_are_given() -> None:
+    trials = [trial(0, point(0, 100, 50)), trial(1, point(0, 200, 40))]
+    front = pareto_front(trials)
+    assert choose(front, Pick(0, None), trials).output_throughput_per_device == 100
+    with pytest.raises(NotFound, match="trial 0 has no load level that meets the SLA; trials on the front: 1"):
+        choose(front, Pick(0, None))
+
+
+def test_nothing_can_be_chosen_from_an_empty_front() -> None:
+    with pytest.raises(NotFound, match="no load point meets the SLA"):
+        choose(ParetoFront(), Rule("knee"))
+
+
+# Comparison and candidates
+
+
+def test_ratios_are_candidate_over_baseline_per_device() -> None:
+    comparison = compare(point(0, 600, 100, devices=2), point(0, 200, 50))
+    assert (comparison.throughput_ratio, comparison.p99_ttft_ratio) == (1.5, 2.0)
+
+
+def test_there_is_no_ratio_without_a_baseline_or_its_latency() -> None:
+    assert compare(point(0, 600, 100), None).throughput_ratio is None
+    assert compare(point(0, 600, 100), point(0, 200, None)).p99_ttft_ratio is None
+
+
+def test_candidates_are_the_fastest_feasible_search_trials() -> None:
+    trials = [trial(0, point(0, 900, 50)), trial(1, point(0, 100, 50)), trial(2, point(0, 300, 50)), refused(3)]
+    assert [t.number for t in candidates(trials, 1)] == [2]
+    assert [t.number for t in candidates(trials, 5)] == [2, 1]
+
+
+def test_near_misses_get_a_second_look_only_when_too_few_are_feasible() -> None:
+    trials = [
+        trial(1, point(0, 100, 50)),
+        trial(2, point(0, 300, 209)),
+        trial(3, point(0, 300, 203)),
+        trial(4, point(0, 400, 211)),
+    ]
+    assert [t.number for t in candidates(trials, 1)] == [1]
+    assert [t.number for t in candidates(trials, 5)] == [1, 3, 2]
+
+
+# The recommendation
+
+
+def test_confirmed_candidates_are_ranked_by_their_reruns() -> None:
+    trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 950, 140)), trial(9, point(2, 900, 140))]
+    reruns = [confirmation(0, 500, 501, 499), confirmation(7, 780, 800, 790), confirmation(9, 812, 806, 818)]
+    choice = recommend(trials, reruns, SLA)
+    assert (choice.trial, choice.level, choice.confirmed) == (9, 2, True)
+    assert choice.reason == (
+        "confirmed by 3 re-runs: 812 tok/s per device, P99 TTFT 143 ms ≤ 200 ms at 4 concurrent; "
+        "baseline 500 tok/s (1.62×)"
+    )
+    assert choice.versus_baseline is not None
+    assert choice.versus_baseline.throughput_ratio == pytest.approx(1.624)
+
+
+def test_a_candidate_that_no_longer_holds_is_demoted_and_named() -> None:
+    trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 950, 190)), trial(9, point(2, 900, 140))]
+    reruns = [confirmation(0, 500), confirmation(7, 960, ttft_ms=230, holds=False), confirmation(9, 812)]
+    choice = recommend(trials, reruns, SLA)
+    assert choice.trial == 9
+    assert "; trial 7 did not hold the SLA when measured again; " in choice.reason
+
+
+def test_a_candidate_within_the_spread_of_the_baseline_is_no_clear_gain() -> None:
+    trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 520, 140))]
+    choice = recommend(trials, [confirmation(0, 480, 520), confirmation(7, 510, 530)], SLA)
+    assert choice.trial == 7
+    assert choice.reason.endswith(
+        "no clear gain over the baseline, whose re-runs are as good: baseline 500 tok/s (1.04×)"
+    )
+
+
+def test_the_baseline_is_kept_when_its_reruns_are_the_best() -> None:
+    trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 520, 140))]
+    choice = recommend(trials, [confirmation(0, 510), confirmation(7, 490)], SLA)
+    assert choice.trial == 0
+    assert choice.reason.endswith("no clear gain over the baseline: trial 7 reached 490 tok/s")
+
+
+def test_a_baseline_that_does_not_hold_is_no_yardstick() -> None:
+    trials = [trial(0, point(2, 500, 250)), trial(7, point(2, 300, 140))]
+    choice = recommend(trials, [confirmation(0, 510, ttft_ms=250, holds=False), confirmation(7, 300)], SLA)
+    assert choice.reason.endswith("the baseline does not hold the SLA at 4 concurrent")
+    assert choice.versus_baseline is not None
+    assert choice.versus_baseline.throughput_ratio is None
+
+
+def test_nothing_is_recommended_when_no_candidate_holds() -> None:
+    trials = [trial(0, point(2, 500, 190)), trial(7, point(2, 520, 190))]
+    reruns = [confirmation(0, 510, ttft_ms=250, holds=False), confirmation(7, 490, ttft_ms=220, holds=False)]
+    choice = recommend(trials, reruns, SLA)
+    assert (choice.trial, choice.closest_trial) == (None, 7)
+    assert choice.reason == (
+        "nothing holds the SLA when measured again; the closest was trial 7: "
+        "P99 TTFT 220 ms at 4 concurrent, limit 200 ms"
+    )
+
+
+def test_without_reruns_the_best_observed_is_named_as_unconfirmed() -> None:
+    trials = [trial(0, point(0, 400, 100)), trial(3, point(1, 600, 150), point(2, 700, 300))]
+    choice = recommend(trials, [], SLA)
+    assert (choice.trial, choice.level, choice.confirmed) == (3, 1, False)
+    assert choice.reason == (
+        "best observed, not confirmed by re-runs: 600 tok/s per device, P99 TTFT 150 ms ≤ 200 ms at 2 concurrent; "
+        "baseline 400 tok/s (1.50×)"
+    )
+
+
+def test_without_reruns_the_baseline_may_be_the_best() -> None:
+    choice = recommend([trial(0, point(0, 400, 100)), trial(1, point(0, 300, 100))], [], SLA)
+    assert choice.trial == 0
+    assert "no clear gain over the baseline" in choice.reason
+
+
+def test_when_nothing_meets_the_sla_the_closest_is_named() -> None:
+    choice = recommend([trial(0, point(2, 400, 500)), trial(4, point(2, 300, 263)), refused(5)], [], SLA)
+    assert (choice.trial, choice.closest_trial) == (None, 4)
+    assert choice.reason == (
+        "nothing meets the SLA; the closest was trial 4: P99 TTFT 263 ms at 4 concurrent, limit 200 ms"
+    )
+
+
+def test_failed_requests_are_told_as_their_share() -> None:
+    choice = recommend([trial(1, point(0, 400, 100, failed=5))], [], SLA)
+    assert choice.reason.endswith("trial 1: 5.0% of the requests failed at 1 concurrent, limit 1.0%")
+
+
+def test_when_nothing_ran_the_last_cause_is_told() -> None:
+    choice = recommend([refused(0), refused(1)], [], SLA)
+    assert (
+        choice.reason == "no trial could be measured; 2 could not run, the last because: The NPU's memory is exhausted."
+    )
+    assert choice.closest_trial is None
