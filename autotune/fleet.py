@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -23,13 +23,14 @@ OBJECT_STORE_BYTES = 100 * 2**20  # only small records travel; Ray's default tak
 
 
 class TrialActor:
-    """One trial in its own process, threaded: `run` measures while `progress` and `cancel` answer."""
+    """A process pinned to devices that runs one trial at a time; threaded: `progress` and `cancel` always answer."""
 
     def __init__(self) -> None:
         self._control = Control()
 
     def run(self, request: TrialRequest, count: int) -> TrialResult:
         """Run one trial on the `count` devices Ray gave this actor."""
+        self._control = Control()
         # Ray counts CPUs but does not say which: there the trial takes free cores itself.
         assigned = ray.get_runtime_context().get_accelerator_ids().get(request.resource, [])
         return run_trial(request, Grant(tuple(assigned), count), self._control)
@@ -43,12 +44,12 @@ class TrialActor:
         self._control.cancel()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Running:
     request: TrialRequest
+    width: int  # devices of its actor
     actor: Any
     result: Any
-    since_s: float = field(default_factory=time.monotonic)
 
 
 class Fleet:
@@ -57,6 +58,7 @@ class Fleet:
     def __init__(self, devices: Devices, *, address: str | None, local_devices: int | None = None) -> None:
         self._devices = devices
         self._running: dict[int, _Running] = {}
+        self._resting: list[tuple[int, Any]] = []  # (width, actor) between two trials
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             _connect(devices, address, local_devices)
@@ -69,8 +71,8 @@ class Fleet:
         deadline = time.monotonic() + CANCEL_TIMEOUT_S
         while self._running and time.monotonic() < deadline:
             self.finished(timeout_s=0.5)
-        for running in self._running.values():
-            ray.kill(running.actor)
+        for actor in [running.actor for running in self._running.values()] + [actor for _, actor in self._resting]:
+            ray.kill(actor)
         if self._owns_ray:
             ray.shutdown()
 
@@ -104,7 +106,7 @@ class Fleet:
         """Whether a trial of that width could start now on some node."""
         needed = self.devices_for(wanted)
         # What was submitted but is not scheduled yet does not show in Ray's books: count our own.
-        mine = sum(self.devices_for(running.request.config.devices) for running in self._running.values())
+        mine = sum(running.width for running in self._running.values())
         total = ray.cluster_resources().get(self._devices.resource, 0)
         return bool(total - mine >= needed)
 
@@ -114,10 +116,24 @@ class Fleet:
         return tuple(self._running)
 
     def start(self, request: TrialRequest) -> None:
-        """Start a trial in an actor of its own, pinned to as many devices as its configuration needs."""
-        count = self.devices_for(request.config.devices)
-        actor = ray.remote(TrialActor).options(**_actor_options(self._devices.resource, count)).remote()
-        self._running[request.number] = _Running(request, actor, actor.run.remote(request, count))
+        """Start a trial in an actor pinned to as many devices as its configuration needs."""
+        width = self.devices_for(request.config.devices)
+        actor = self._actor(width)
+        self._running[request.number] = _Running(request, width, actor, actor.run.remote(request, width))
+
+    def _actor(self, width: int) -> Any:
+        """An actor that rests after a trial of that width (a new one costs seconds), else a new one.
+
+        Resting actors hold their devices, so those of other widths give way.
+        """
+        for place, (known, actor) in enumerate(self._resting):
+            if known == width:
+                del self._resting[place]
+                return actor
+        for _, actor in self._resting:
+            ray.kill(actor)
+        self._resting.clear()
+        return ray.remote(TrialActor).options(**_actor_options(self._devices.resource, width)).remote()
 
     def finished(self, *, timeout_s: float) -> list[tuple[TrialRequest, TrialResult]]:
         """The trials that ended, waiting for one up to `timeout_s`; a lost actor or node is an interrupted trial."""
@@ -128,8 +144,13 @@ class Fleet:
         done = []
         for ref in ready:
             running = self._running.pop(refs[ref])
-            done.append((running.request, _result_of(ref)))
-            ray.kill(running.actor)  # its process would linger until garbage collection
+            result = _result_of(ref)
+            done.append((running.request, result))
+            # After an interruption the next trial gets a fresh process, and perhaps another device.
+            if isinstance(result.outcome, Interrupted):
+                ray.kill(running.actor)
+            else:
+                self._resting.append((running.width, running.actor))
         return done
 
     def progress(self) -> dict[int, Mapping[str, Any]]:
