@@ -13,13 +13,13 @@ ENGINE_READY := $(ENGINE)/.ready
 .PHONY: demo test check lint engine install format clean
 
 demo: $(TUNER_READY) $(ENGINE_READY)  ## A real tuning job on the real vLLM, and its winner in ./best.yaml
-	AUTOTUNE_HOME=$(CURDIR)/.demo $(BIN)/autotune demo
+	AUTOTUNE_HOME=$(CURDIR)/.demo $(BIN)/autotune run autotune/demo/job.yaml --best best.yaml --page pareto.html
 
 test: check $(ENGINE_READY)  ## Everything, the real engine, Ray and the browser included
-	$(BIN)/python -m pytest -m "live or ray or browser or postgres"
+	$(BIN)/python -m pytest -m "live or ray or browser"
 
 check: lint  ## Lint, types, import rules and the fast tests: no engine, under three minutes
-	$(BIN)/python -m pytest -m "not live and not ray and not browser and not postgres"
+	$(BIN)/python -m pytest -m "not live and not ray and not browser"
 
 lint: $(TUNER_READY)
 	$(BIN)/ruff format --check .

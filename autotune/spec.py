@@ -118,3 +118,8 @@ class JobSpec(Record):
     def document(self) -> dict[str, Any]:
         """The spec as plain JSON values."""
         return self.model_dump(mode="json")
+
+
+def json_schema() -> dict[str, Any]:
+    """The job file's JSON Schema (draft 2020-12), for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **JobSpec.model_json_schema()}

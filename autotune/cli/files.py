@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from autotune.cli.console import console as open_console
 from autotune.errors import EnvironmentProblem
 from autotune.settings import load_settings, profile
-from autotune.spec import JobSpec
+from autotune.spec import json_schema
 from autotune.study.grid import Grid
 from autotune.tuner import load_job
 
@@ -25,8 +25,7 @@ def validate_file(job_file: Path, overrides: list[str]) -> None:
 
 def print_schema() -> None:
     """The JSON Schema of the job file."""
-    schema = JobSpec.model_json_schema()
-    print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2))
+    print(json.dumps(json_schema(), indent=2))
 
 
 def list_profiles() -> None:
@@ -41,4 +40,4 @@ def list_profiles() -> None:
             table.add_row("vllm", found.platform, str(found.executable), "detected")
         except EnvironmentProblem as exc:
             table.add_row("vllm", "-", "-", str(exc))
-    Console().print(table)
+    open_console().print(table)

@@ -36,7 +36,8 @@ def progress_bar(console: Console) -> Iterator[Observer]:
 
 def trial_line(trial: Trial) -> str:
     """One line about a trial that ended: what it was, and what came of it."""
-    head = f"trial {trial.number:>2} {trial.origin:<18}"
+    origin = trial.origin if trial.confirms is None else f"re-run of {trial.confirms}"
+    head = f"trial {trial.number:>2} {origin:<18}"
     outcome = trial.result.outcome if trial.result else None
     if isinstance(outcome, Measured):
         point = outcome.closest_point

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from autotune.cli.console import console as open_console
 from autotune.cli.exports import result_of, source_of
 from autotune.export import export
 from autotune.report.page import front_page
@@ -31,7 +32,7 @@ def list_jobs(*, as_json: bool) -> None:
     for job in found:
         result = job.result.recommendation.reason if job.result else job.message
         table.add_row(job.id, job.status, f"{job.created_at:%Y-%m-%d %H:%M}", result)
-    Console().print(table)
+    open_console().print(table)
 
 
 def show_trials(key: str, *, as_json: bool) -> None:
@@ -41,7 +42,7 @@ def show_trials(key: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([trial.model_dump(mode="json") for trial in trials], indent=2))
         return
-    console = Console()
+    console = open_console()
     console.print(trials_table(trials))
     for trial in trials:
         if trial.result is not None and not isinstance(trial.result.outcome, Measured):
@@ -61,7 +62,7 @@ def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
     if as_json:
         print(result.model_dump_json(indent=2))
         return
-    console = Console()
+    console = open_console()
     console.print(baseline_panel(trials, sla))
     console.print(front_table(result.front, trials))
     plot = front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from autotune.cli.console import console as open_console
 from autotune.cli.exports import RECOMMENDED, result_of, source_of, start_line
 from autotune.cli.progress import progress_bar
 from autotune.export import export
@@ -35,7 +36,7 @@ class Outputs:
 
 def run_here(job_file: Path, overrides: list[str], outputs: Outputs) -> int:
     """Run a job file to its end and show the result; returns the exit code."""
-    console = Console()
+    console = open_console()
     settings = load_settings()
     context = prepare(load_job(job_file, overrides), settings)
     console.print(_introduction(context), highlight=False)
@@ -62,7 +63,7 @@ def _run(context: JobContext, settings: Settings, store: Store, observe: Observe
 def _introduction(context: JobContext) -> str:
     spec = context.spec
     return (
-        f"[bold]{context.job.id}[/bold]: {context.model.path.name} on vLLM {context.engine.version} "
+        f"[bold]{context.job.id}[/bold]: {context.model.path.name} on {context.engine.version} "
         f"({context.profile.platform}), workload {context.workload.name}, SLA {note.sla_text(spec)}\n"
         f"space {context.space.name} ({Grid.of(context.space).size} configurations); "
         f"budget: baseline + {spec.budget.trials} trials, then the top {spec.budget.confirm_top} confirmed"

@@ -59,11 +59,20 @@ def milliseconds(value_ms: float | None) -> str:
     return f"{value_ms:.1f} ms" if value_ms < 10 else f"{value_ms:,.0f} ms"
 
 
-def ratio(value: float, base: LoadPoint | None) -> str:
-    """Throughput per device over the baseline's, `1.62×`; a dash when the baseline has no feasible level."""
-    if base is None or not base.feasible or not base.output_throughput_per_device:
-        return "–"
-    return f"{value / base.output_throughput_per_device:.2f}×"
+def against_baseline(
+    output_throughput_per_device: float, p99_ttft_ms: float | None, base: LoadPoint | None
+) -> tuple[str, str]:
+    """Throughput per device and P99 TTFT over the baseline's, `1.62×`; dashes when it has no feasible level."""
+    if base is None or not base.feasible:
+        return ("–", "–")
+    return (
+        _ratio(output_throughput_per_device, base.output_throughput_per_device),
+        _ratio(p99_ttft_ms, base.p99_ttft_ms),
+    )
+
+
+def _ratio(value: float | None, base: float | None) -> str:
+    return "–" if value is None or not base else f"{value / base:.2f}×"
 
 
 def _plain(value: Any) -> str:

@@ -7,22 +7,24 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.report.rows import (
+    against_baseline,
     baseline_point,
     baseline_trial,
     changed_knobs,
     knob_text,
     measured,
     milliseconds,
-    ratio,
     state,
 )
 from autotune.results import ParetoFront, Trial
 from autotune.spec import Sla
 
+_RATIOS = ("tok/s ×", "TTFT ×")  # over the baseline
+
 
 def front_table(front: ParetoFront, trials: Sequence[Trial]) -> Table:
     """The front by rising throughput: load, throughput, latency, gain, and which knobs differ from the baseline."""
-    table = _table("trial", "origin", "level", "load per device", "tok/s per device", "P99 TTFT", "vs baseline")
+    table = _table("trial", "origin", "level", "load per device", "tok/s per device", "P99 TTFT", *_RATIOS)
     table.add_column("differs from the baseline by", overflow="fold")
     by_number = {trial.number: trial for trial in trials}
     base = baseline_trial(trials)
@@ -35,7 +37,7 @@ def front_table(front: ParetoFront, trials: Sequence[Trial]) -> Table:
             str(point.load),
             f"{point.output_throughput_per_device:,.1f}",
             milliseconds(point.p99_ttft_ms),
-            ratio(point.output_throughput_per_device, baseline_point(trials)),
+            *against_baseline(point.output_throughput_per_device, point.p99_ttft_ms, baseline_point(trials)),
             Text(knob_text(changed_knobs(trial.knobs, base.knobs if base else {})) or "nothing"),
         )
     return table
@@ -43,7 +45,7 @@ def front_table(front: ParetoFront, trials: Sequence[Trial]) -> Table:
 
 def trials_table(trials: Sequence[Trial]) -> Table:
     """Every trial with its state, its operating point (or the level closest to the SLA) and its duration."""
-    table = _table("trial", "origin", "load per device", "tok/s per device", "P99 TTFT", "vs baseline", "took")
+    table = _table("trial", "origin", "load per device", "tok/s per device", "P99 TTFT", *_RATIOS, "took")
     table.add_column("state", overflow="fold")
     base = baseline_point(trials)
     for trial in trials:
@@ -84,14 +86,15 @@ def _table(*headers: str) -> Table:
     return table
 
 
-def _numbers(trial: Trial, trials: Sequence[Trial]) -> tuple[str, str, str, str]:
+def _numbers(trial: Trial, trials: Sequence[Trial]) -> tuple[str, str, str, str, str]:
     outcome = measured(trial)
     if outcome is None:
-        return ("–", "–", "–", "–")
+        return ("–", "–", "–", "–", "–")
     point = outcome.closest_point
-    gain = ratio(point.output_throughput_per_device, baseline_point(trials)) if point.feasible else "–"
+    base = baseline_point(trials) if point.feasible else None
+    ratios = against_baseline(point.output_throughput_per_device, point.p99_ttft_ms, base)
     throughput = f"{point.output_throughput_per_device:,.1f}"
-    return (str(point.load), throughput, milliseconds(point.p99_ttft_ms), gain)
+    return (str(point.load), throughput, milliseconds(point.p99_ttft_ms), *ratios)
 
 
 def _took(trial: Trial) -> str:

@@ -17,6 +17,7 @@ from autotune.engines.loopback import Server
 from autotune.engines.process import Busy, EngineProcess, LaunchPlan, Locked, LockRequest
 from autotune.engines.readback import counters, fetch_metrics, overridden, read_back
 from autotune.engines.readiness import NotReady, StartWatch, wait_ready
+from autotune.engines.sweep import sweep
 from autotune.errors import EnvironmentProblem
 from autotune.loadgen import Endpoint
 from autotune.measurement import operating_point
@@ -95,6 +96,7 @@ class _Run:
         if refusal is not None:
             return refusal
         with EngineProcess() as engine:
+            sweep(lock_folder() / self.request.profile.platform)  # what a killed supervisor left
             with self._timed("wait_s"):
                 locked = self._lock(engine, tuple(device.id for device in granted))
             if isinstance(locked, Busy):

@@ -115,12 +115,12 @@ def cells(text: str, first: str) -> list[str]:
 
 def test_the_front_table_shows_gain_and_changed_knobs() -> None:
     row = cells(shown(front_table(FRONT, TRIALS)), "7")
-    assert row == ["7", "gp", "1", "4 concurrent", "812.0", "143 ms", "1.62×", "max_num_seqs=64"]
+    assert row == ["7", "gp", "1", "4 concurrent", "812.0", "143 ms", "1.62×", "1.19×", "max_num_seqs=64"]
 
 
 def test_the_trials_table_shows_every_state() -> None:
     text = shown(trials_table(TRIALS))
-    assert cells(text, "0") == ["0", "baseline", "4 concurrent", "500.0", "120 ms", "1.00×", "2:03", "measured"]
+    assert cells(text, "0") == ["0", "baseline", "4 concurrent", "500.0", "120 ms", "1.00×", "1.00×", "2:03", "measured"]
     assert cells(text, "3") == ["3", "gp", "4 concurrent", "900.0", "800 ms", "–", "2:03", "misses the SLA"]
     assert cells(text, "8")[-1] == "cannot run: The NPU's memory is exhausted."
     assert cells(text, "9")[-2:] == ["–", "running"]
