@@ -146,12 +146,20 @@ class Fleet:
             running = self._running.pop(refs[ref])
             result = _result_of(ref)
             done.append((running.request, result))
-            # After an interruption the next trial gets a fresh process, and perhaps another device.
-            if isinstance(result.outcome, Interrupted):
-                ray.kill(running.actor)
-            else:
-                self._resting.append((running.width, running.actor))
+            self._rest_or_end(running, result)
         return done
+
+    def _rest_or_end(self, running: _Running, result: TrialResult) -> None:
+        """Keep the actor for the next trial of its width, unless it was interrupted or its devices are waited for.
+
+        After an interruption the next trial gets a fresh process, and perhaps another device. A trial whose actor is
+        not scheduled yet would wait for ever for devices that resting actors hold.
+        """
+        waiting = self._running.keys() - self.progress().keys()
+        if waiting or isinstance(result.outcome, Interrupted):
+            ray.kill(running.actor)
+        else:
+            self._resting.append((running.width, running.actor))
 
     def progress(self) -> dict[int, Mapping[str, Any]]:
         """What each running trial does now; a trial whose actor does not answer at once is left out."""
