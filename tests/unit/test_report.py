@@ -120,8 +120,18 @@ def test_the_front_table_shows_gain_and_changed_knobs() -> None:
 
 def test_the_trials_table_shows_every_state() -> None:
     text = shown(trials_table(TRIALS))
-    assert cells(text, "0") == ["0", "baseline", "4 concurrent", "500.0", "120 ms", "1.00×", "1.00×", "2:03", "measured"]
-    assert cells(text, "3") == ["3", "gp", "4 concurrent", "900.0", "800 ms", "–", "2:03", "misses the SLA"]
+    assert cells(text, "0") == [
+        "0",
+        "baseline",
+        "4 concurrent",
+        "500.0",
+        "120 ms",
+        "1.00×",
+        "1.00×",
+        "2:03",
+        "measured",
+    ]
+    assert cells(text, "3") == ["3", "gp", "4 concurrent", "900.0", "800 ms", "–", "–", "2:03", "misses the SLA"]
     assert cells(text, "8")[-1] == "cannot run: The NPU's memory is exhausted."
     assert cells(text, "9")[-2:] == ["–", "running"]
 
