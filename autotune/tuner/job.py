@@ -24,10 +24,11 @@ def run_job(context: JobContext, seats: Seats, observe: Observer) -> Job:
         stopped_by = tuning.search()
         confirmations = confirm(tuning)
     except (JobCancelled, KeyboardInterrupt):
-        seats.fleet.cancel_all()
+        tuning.abandon()
         _finish(tuning, seats, JobStatus.CANCELLED, "cancelled", confirmations)
         raise
     except AutotuneError as exc:
+        tuning.abandon()
         _finish(tuning, seats, JobStatus.FAILED, "failed", confirmations, message=str(exc))
         raise
     _finish(tuning, seats, JobStatus.SUCCEEDED, stopped_by, confirmations)

@@ -25,6 +25,7 @@ log = get_logger()
 
 POLL_S = 1.0  # between looks at the fleet, the cancel column and the clock
 MOST_START_POINTS = 10
+ABANDON_TIMEOUT_S = 60.0  # for engines that are being stopped; their supervisors go on without us
 
 
 class JobCancelled(Exception):
@@ -68,20 +69,23 @@ class Tuning:
     def search(self) -> str:
         """Launch the baseline and what the proposer asks for until a limit is reached; returns the limit's name."""
         reason: str | None = None
-        while True:
-            reason = reason or stop_reason(
-                self.context.spec.budget, self.searched, elapsed_s=self._clock() - self._started_s
-            )
-            while reason is None and self._fleet.has_room(1):
-                trial = self._baseline() if not self._trials else self._proposed()
-                if trial is None:
-                    reason = "exhausted"
-                    break
-                self._begin(trial, self._search_request(trial))
-                reason = stop_reason(self.context.spec.budget, self.searched, elapsed_s=self._clock() - self._started_s)
-            if reason is not None and not self._fleet.busy:
-                return reason
+        while reason is None or self._fleet.busy:
+            reason = reason or self._launch_while_there_is_room()
             self._wait("baseline and search", len(self.searched), self.context.spec.budget.trials + 1)
+        return reason
+
+    def _launch_while_there_is_room(self) -> str | None:
+        """Fill the free devices; returns why no further trial will be launched, None when there may be some later."""
+        while (reason := self._stop_reason()) is None and self._fleet.has_room(1):
+            trial = self._baseline() if not self._trials else self._proposed()
+            if trial is None:
+                return "exhausted"
+            self._begin(trial, self._search_request(trial))
+        return reason
+
+    def _stop_reason(self) -> str | None:
+        elapsed_s = self._clock() - self._started_s
+        return stop_reason(self.context.spec.budget, self.searched, elapsed_s=elapsed_s)
 
     def measure_again(self, trial: Trial, *, level: int, planned: tuple[int, int]) -> Trial:
         """Launch a finished trial's configuration alone, and measure one level with fresh seeds."""
@@ -100,6 +104,14 @@ class Tuning:
         while self._fleet.busy:
             self._wait("confirmation", *planned)
         return self._trials[again.number]
+
+    def abandon(self) -> None:
+        """Cancel what runs and record how it ended, so that no trial of an ended job stays open."""
+        self._fleet.cancel_all()
+        deadline_s = self._clock() + ABANDON_TIMEOUT_S
+        while self._fleet.busy and self._clock() < deadline_s:
+            for request, result in self._fleet.finished(timeout_s=POLL_S):
+                self._finish(request.number, result)
 
     def _wait(self, phase: Phase, done: int, planned: int) -> None:
         if self._store.cancel_requested(self.context.job.id):
