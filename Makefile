@@ -7,13 +7,14 @@ export PYTHON TORCH_CPU_INDEX
 TUNER := .venv
 ENGINE := .venv-engine
 BIN := $(TUNER)/bin
+DEVICES := $(if $(wildcard /dev/davinci[0-9]*),NPU,$(if $(wildcard /dev/nvidia[0-9]*),GPU,CPU))
 TUNER_READY := $(TUNER)/.ready
 ENGINE_READY := $(ENGINE)/.ready
 
 .PHONY: demo test check lint engine install format clean
 
 demo: $(TUNER_READY) $(ENGINE_READY)  ## A real tuning job on the real vLLM, and its winner in ./best.yaml
-	AUTOTUNE_HOME=$(CURDIR)/.demo $(BIN)/autotune run autotune/demo/job.yaml --best best.yaml --page pareto.html
+	AUTOTUNE_HOME=$(CURDIR)/.demo $(BIN)/autotune run autotune/demo/job.yaml --set devices.resource=$(DEVICES) $(if $(filter-out CPU,$(DEVICES)),--set devices.max_per_trial=1) --best best.yaml --page pareto.html
 
 test: check $(ENGINE_READY)  ## Everything, the real engine, Ray and the browser included
 	$(BIN)/python -m pytest -m "live or ray or browser"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,14 @@ Value = bool | int | float | str
 FLAGS_WITHOUT_NO = frozenset(
     {"aggregate_engine_logging", "data_parallel_multi_port_external_lb", "disable_log_stats", "grpc", "headless"}
 )
+
+
+PARALLELISM = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
+
+def devices_needed(arguments: Mapping[str, Any]) -> int:
+    """Devices that these engine arguments take: tp x pp x dp."""
+    return math.prod(int(arguments.get(name, 1)) for name in PARALLELISM)
 
 
 class EngineConfig(Record):

@@ -95,11 +95,16 @@ class Fleet:
 
     def check_fits(self, wanted: int) -> None:
         """Raise EnvironmentProblem when no node could ever run a trial of that width; it would wait for ever."""
-        needed, largest = self.devices_for(wanted), self.devices_per_node
-        if needed > largest or needed < 1:
+        needed, largest = max(1, wanted, self.devices_for(wanted)), self.devices_per_node
+        if needed > largest:
             raise EnvironmentProblem(
-                f"a trial needs {max(needed, 1)} {self._devices.resource} on one node, the largest node of the Ray "
-                f"cluster has {largest}; lower devices.max_per_trial or add a node"
+                f"a trial needs {needed} {self._devices.resource} on one node, the largest node of the Ray cluster has "
+                f"{largest}; lower devices.max_per_trial or add a node"
+            )
+        if wanted > self.most_devices:
+            raise EnvironmentProblem(
+                f"a trial needs {wanted} {self._devices.resource} (tp x pp x dp), devices.max_per_trial allows "
+                f"{self.most_devices}; raise it or use a smaller parallel size"
             )
 
     def has_room(self, wanted: int) -> bool:

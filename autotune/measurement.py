@@ -148,13 +148,6 @@ def clearly_violates(point: LoadPoint, sla: Sla) -> bool:
     )
 
 
-def straddles(point: LoadPoint, sla: Sla) -> bool:
-    """Whether the point neither clearly violates nor clearly keeps the latency lines: worth measuring again."""
-    return not clearly_violates(point, sla) and any(
-        _bound(getattr(point, line.metric), line.percent, upper=True) > line.limit_ms for line in sla.latency_limits
-    )
-
-
 def operating_point(points: Iterable[LoadPoint]) -> LoadPoint | None:
     """The feasible point with the highest output throughput per device; None when no point is feasible."""
     feasible = [point for point in _one_per_load(points) if point.feasible]

@@ -114,6 +114,7 @@ class FailureClass(enum.StrEnum):
     ENVIRONMENT = "env"
     NODE = "node"
     CANCELLED = "cancelled"
+    DEFECT = "defect"  # of the tuner itself
     UNKNOWN = "unknown"
 
 

@@ -85,7 +85,7 @@ class Devices(Record):
 class Budget(Record):
     """When to stop searching. The first limit reached wins and is named in the result."""
 
-    trials: PositiveInt = Field(default=30, description="Search trials, the baseline not counted.")
+    trials: PositiveInt = Field(default=60, description="Search trials, the baseline not counted.")
     start_points: PositiveInt | None = Field(
         default=None, description="Trials before the model proposes; default min(10, a third of the trials)."
     )

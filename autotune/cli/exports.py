@@ -8,7 +8,7 @@ from pathlib import Path
 from autotune.errors import InputError
 from autotune.export import ExportSource
 from autotune.report.rows import baseline_point
-from autotune.results import FrontPoint, Job, JobResult, LoadPoint, Measured, Trial
+from autotune.results import Confirmation, FrontPoint, Job, JobResult, LoadPoint, Measured, Trial
 from autotune.selection import choose, parse_policy
 from autotune.spec import JobSpec
 
@@ -30,6 +30,7 @@ def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource 
         return None
     number, level = chosen
     spec = JobSpec.model_validate(job.spec)
+    base = baseline_point(trials)
     trial = next(t for t in trials if t.number == number)
     return ExportSource(
         job_id=job.id,
@@ -40,8 +41,9 @@ def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource 
         engine_version=trial.result.engine_version if trial.result else "",
         trial=trial,
         point=_point(trial, level),
-        baseline=baseline_point(trials),
-        confirmation=next((c for c in result.confirmations if c.trial == number), None),
+        baseline=base if base is not None and base.feasible else None,
+        baseline_confirmation=_confirmation(result, trials[0].number),
+        confirmation=_confirmation(result, number),
         front=result.front,
         trials=trials,
         exported_at=datetime.now(UTC),
@@ -57,6 +59,10 @@ def _chosen(result: JobResult, trials: tuple[Trial, ...], select: str) -> tuple[
         return None
     point: FrontPoint = choose(result.front, policy, trials)
     return point.trial, point.level
+
+
+def _confirmation(result: JobResult, trial: int) -> Confirmation | None:
+    return next((c for c in result.confirmations if c.trial == trial), None)
 
 
 def _point(trial: Trial, level: int) -> LoadPoint:

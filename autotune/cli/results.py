@@ -16,7 +16,7 @@ from autotune.report.tables import baseline_panel, front_table, trials_table
 from autotune.results import Measured
 from autotune.settings import load_settings
 from autotune.spec import JobSpec
-from autotune.store import Store
+from autotune.store import Store, url_for_optuna
 
 NOTHING_MEETS_SLA = 4
 
@@ -92,4 +92,4 @@ def serve_dashboard(host: str, port: int) -> None:
     from autotune.study.dashboard import serve
 
     print(f"Optuna dashboard: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
-    serve(load_settings().database, host=host, port=port)
+    serve(url_for_optuna(load_settings().database), host=host, port=port)

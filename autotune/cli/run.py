@@ -8,6 +8,7 @@ from rich.console import Console
 from autotune.cli.console import console as open_console
 from autotune.cli.exports import RECOMMENDED, result_of, source_of, start_line
 from autotune.cli.progress import progress_bar
+from autotune.errors import InputError
 from autotune.export import export
 from autotune.fleet import Fleet
 from autotune.report.page import front_page
@@ -17,7 +18,7 @@ from autotune.report.tables import baseline_panel, front_table
 from autotune.results import Job, Trial
 from autotune.settings import Settings, load_settings
 from autotune.spec import JobSpec
-from autotune.store import Store
+from autotune.store import Store, url_for_optuna
 from autotune.study import note
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
@@ -37,11 +38,11 @@ class Outputs:
 def run_here(job_file: Path, overrides: list[str], outputs: Outputs) -> int:
     """Run a job file to its end and show the result; returns the exit code."""
     console = open_console()
+    _check_folders(outputs)
     settings = load_settings()
     context = prepare(load_job(job_file, overrides), settings)
     console.print(_introduction(context), highlight=False)
     with Store.open(settings.database) as store:
-        store.create_job(context.job)
         try:
             with progress_bar(console) as observe:
                 job = _run(context, settings, store, observe)
@@ -51,12 +52,22 @@ def run_here(job_file: Path, overrides: list[str], outputs: Outputs) -> int:
         return _show(console, context, job, store.trials(job.id), outputs)
 
 
+def _check_folders(outputs: Outputs) -> None:
+    """Refuse outputs that could not be written, before hours of measuring and not after."""
+    missing = [
+        path for path in (outputs.best, outputs.page) if path is not None and not path.absolute().parent.is_dir()
+    ]
+    if missing:
+        raise InputError([f"{path}: the folder {path.absolute().parent} does not exist; create it" for path in missing])
+
+
 def _run(context: JobContext, settings: Settings, store: Store, observe: Observer) -> Job:
-    grid = Grid.of(context.space)
-    study = PersistedStudy(open_storage(settings.database), context.job.id, context.spec.sla, grid)
-    study.describe(note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload))
     with Fleet(context.spec.devices, address=settings.ray_address) as fleet:
         fleet.check_fits(context.baseline.devices)
+        storage = open_storage(url_for_optuna(settings.database))
+        store.create_job(context.job)
+        study = PersistedStudy(storage, context.job.id, context.spec.sla, Grid.of(context.space))
+        study.describe(note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload))
         return run_job(context, Seats(store, study, fleet), observe)
 
 

@@ -17,10 +17,11 @@ _VERDICTS: dict[FailureClass, tuple[Verdict, Verdict]] = {
     FailureClass.BUSY: ("retry", "interrupted"),
     FailureClass.NODE: ("retry", "interrupted"),
     FailureClass.SHARED_MEMORY: ("retry", "interrupted"),
-    FailureClass.HARDWARE: ("retry", "interrupted"),  # the device leaves the pool, so the retry runs elsewhere
+    FailureClass.HARDWARE: ("retry", "interrupted"),
     FailureClass.COMMUNICATION: ("retry", "infeasible"),
     FailureClass.HANG: ("retry", "infeasible"),
     FailureClass.ENVIRONMENT: ("abort", "abort"),
+    FailureClass.DEFECT: ("abort", "abort"),  # it would hit every trial, and burn the budget
     FailureClass.CANCELLED: ("interrupted", "interrupted"),
 }
 

@@ -1,5 +1,7 @@
 """How `vllm serve` is called: its argument list and its environment."""
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,12 +11,12 @@ from autotune.errors import InputError
 OWNED_ARGUMENTS = frozenset({"model", "served_model_name", "host", "port", "uds", "api_key"})
 """What the service decides itself for every engine."""
 
-_LEFTOVER_PREFIXES = ("RAY_", "PYTHON", "AUTOTUNE_")
+_LEFTOVER_PREFIXES = ("RAY_", "AUTOTUNE_")
 _LEFTOVERS = frozenset(
     {
         "OMP_NUM_THREADS",  # Ray sets it from num_cpus
         "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
-        "VLLM_API_KEY", "VLLM_PORT", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__",
+        "PYTHONHOME", "VLLM_API_KEY", "VLLM_PORT", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__",
     }
 )  # fmt: skip
 _FIXED_ENVIRONMENT = {
@@ -43,7 +45,7 @@ def serve_arguments(config: EngineConfig, *, model: str) -> list[str]:
 def environment(base: Mapping[str, str], *layers: Mapping[str, str], model: str, api_key: str) -> dict[str, str]:
     """The engine's complete environment: `base` (ours) without leftovers, then the layers, later ones win.
 
-    Give the layers in this order: platform, profile, configuration. The key is passed here and never in argv, where
+    Give the layers in this order: platform, profile, configuration, visible devices. The key is passed here and never in argv, where
     every user of the machine could read it.
     """
     inherited = {
@@ -51,8 +53,17 @@ def environment(base: Mapping[str, str], *layers: Mapping[str, str], model: str,
         for name, value in base.items()
         if name not in _LEFTOVERS and not name.startswith(_LEFTOVER_PREFIXES)
     }
+    if "PYTHONPATH" in inherited:
+        inherited["PYTHONPATH"] = _foreign_folders(inherited["PYTHONPATH"])
     offline = {"HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else {}
     merged = inherited | _FIXED_ENVIRONMENT | offline
     for layer in layers:
         merged |= layer
     return merged | {"VLLM_API_KEY": api_key}
+
+
+def _foreign_folders(python_path: str) -> str:
+    """The entries that do not belong to the tuner's own environment: CANN's set_env.sh adds some that NPUs need."""
+    folders = [Path(folder) for folder in python_path.split(os.pathsep) if folder]
+    own = (Path(sys.prefix), Path(__file__).parents[2])
+    return os.pathsep.join(str(f) for f in folders if not any(f.is_relative_to(place) for place in own))

@@ -18,7 +18,8 @@ class ExportSource(Record):
     engine_version: str
     trial: Trial  # the selected one
     point: LoadPoint  # its selected load level
-    baseline: LoadPoint | None = None  # the baseline's operating point
+    baseline: LoadPoint | None = None  # the baseline's operating point; None: no level meets the SLA
+    baseline_confirmation: Confirmation | None = None  # re-runs of the baseline
     confirmation: Confirmation | None = None  # re-runs of this trial
     front: ParetoFront = ParetoFront()  # for the table
     trials: tuple[Trial, ...] = ()  # the knobs of the front's trials

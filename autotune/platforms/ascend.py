@@ -10,7 +10,7 @@ from autotune.platforms.tool import run
 
 RESOURCE = "NPU"
 
-_HCCL_FIRST_PORT = 45000  # away from the default block 60000-60015, where every other service on the host is
+_HCCL_FIRST_PORT = 20000  # away from the default block 60000-60015 and below the ports that Linux gives to anyone
 _HCCL_PORTS = 16  # taken from the base port on (CANN, HCCL_IF_BASE_PORT)
 _HCCL_EXEC_TIMEOUT_S = 300  # default 1836: a hung collective should end a trial, not half an hour of it
 

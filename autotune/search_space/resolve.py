@@ -5,12 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.engine_config import EngineConfig, Value
+from autotune.engine_config import EngineConfig, Value, devices_needed
 from autotune.search_space.parameters import FixedParameter, is_special, levels, place
 from autotune.search_space.rules import BUILT_IN, broken, holds
 from autotune.search_space.space import BASELINE, SearchSpace, by_condition, tunable
-
-_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
 def starting_point(space: SearchSpace, name: str) -> dict[str, Value]:
@@ -83,8 +81,7 @@ def _config(space: SearchSpace, values: Mapping[str, Value], derived: Mapping[st
             _put(arguments.setdefault(kind, {}), target.split("."), values[name])
     if "max_model_len" in derived and ("argument", "max_model_len") not in places.values():
         arguments["max_model_len"] = derived["max_model_len"]
-    devices = math.prod(int(arguments.get(name, 1)) for name in _PARALLEL)
-    return EngineConfig(arguments=arguments, environment=environment, devices=devices)
+    return EngineConfig(arguments=arguments, environment=environment, devices=devices_needed(arguments))
 
 
 def _variable(value: Value) -> str:

@@ -119,7 +119,7 @@ class PersistedStudy:
 def open_storage(url: str) -> RDBStorage:
     """Optuna's tables in the database at `url`. Raises StoreError when another Optuna version owns them."""
     try:
-        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}} if url.startswith("sqlite") else None)
+        return RDBStorage(url)
     except RuntimeError as exc:
         raise StoreError(
             f"Optuna's tables in the database are of another version: {exc} Run `optuna storage upgrade --storage URL`."

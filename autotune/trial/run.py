@@ -91,7 +91,7 @@ class _Run:
     def outcome(self) -> TrialOutcome:
         platform = PLATFORMS[self.request.profile.platform]
         found = platform.discover()
-        granted = [device for device in found if device.id in self.grant.devices] or list(found)
+        granted = _granted(self.grant, found)
         refusal = self._unwell(granted) or self._too_large(granted)
         if refusal is not None:
             return refusal
@@ -107,7 +107,17 @@ class _Run:
             finally:
                 self.control.enter("stopping")
                 with self._timed("stop_s"):
-                    engine.stop()
+                    self._stop(engine)
+
+    def _stop(self, engine: EngineProcess) -> None:
+        """What was measured stays measured, however hard the engine is to end; its devices stay locked meanwhile."""
+        try:
+            stopped = engine.stop()
+        except EnvironmentProblem as exc:
+            log.warning("engine_not_stopped", trial=self.request.number, devices=self.devices, problem=str(exc))
+            return
+        if stopped.idle is False or stopped.left:
+            log.warning("devices_not_idle", trial=self.request.number, devices=self.devices, left=stopped.left)
 
     def timings(self) -> Timings:
         return Timings(total_s=time.monotonic() - self.started_s, **self.spent_s)
@@ -175,9 +185,10 @@ class _Run:
                 ),
                 environment=vllm.environment(
                     os.environ,
-                    platform.visibility(self.devices) | platform.environment(self.devices, request.config.devices),
+                    platform.environment(self.devices, request.config.devices),
                     profile.environment,
                     request.config.environment,
+                    platform.visibility(self.devices),  # last: nobody overrides the pinning
                     model=model,
                     api_key=key,
                 ),
@@ -254,6 +265,23 @@ class _Run:
         return path.read_text(errors="replace") if path.is_file() else ""
 
 
+def _granted(grant: Grant, found: Sequence[Device]) -> list[Device]:
+    """The granted devices as the platform sees them; all of them where the cluster only counts.
+
+    Raises EnvironmentProblem when the cluster and the platform number devices differently: nothing would be pinned.
+    """
+    if not grant.devices:
+        return list(found)
+    known = {device.id: device for device in found}
+    missing = [identity for identity in grant.devices if identity not in known]
+    if missing:
+        raise EnvironmentProblem(
+            f"Ray gave device {', '.join(missing)}, this machine has {', '.join(known) or 'none'}; start Ray with the "
+            "numbering that the device tool shows (inside a container: from 0)"
+        )
+    return [known[identity] for identity in grant.devices]
+
+
 def _evidence(failure: FailureClass, cause: str, advice: str) -> Evidence:
     return Evidence(failure=failure, signature=None, cause=cause, advice=advice)
 
@@ -264,6 +292,6 @@ def _cancelled() -> Interrupted:
 
 def _defect(exc: Exception) -> Interrupted:
     evidence = _evidence(
-        FailureClass.UNKNOWN, f"The tuner itself failed: {type(exc).__name__}: {exc}", "Please report this traceback."
+        FailureClass.DEFECT, f"The tuner itself failed: {type(exc).__name__}: {exc}", "Please report this traceback."
     )
     return Interrupted(evidence=evidence.model_copy(update={"log_tail": traceback.format_exc()}))

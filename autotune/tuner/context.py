@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autotune.engine_config import EngineConfig, Value
+from autotune.engine_config import EngineConfig, Value, devices_needed
 from autotune.engines.examine import EngineInfo, probe
 from autotune.errors import InputError
 from autotune.loading import Kind, find, load
@@ -77,7 +77,7 @@ def with_profile(config: EngineConfig, profile: EngineProfile) -> EngineConfig:
     for name, value in config.arguments.items():
         theirs = arguments.get(name)
         arguments[name] = {**theirs, **value} if isinstance(theirs, dict) and isinstance(value, dict) else value
-    return config.model_copy(update={"arguments": arguments})
+    return config.model_copy(update={"arguments": arguments, "devices": devices_needed(arguments)})
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Sources:
@@ -145,7 +145,9 @@ def _max_model_len(sources: Sources, model: ModelCard) -> int:
 def _engine(chosen: EngineProfile, cache: Path) -> EngineInfo:
     """What the engine's environment holds; asked once, for importing vLLM takes ten seconds."""
     executable = chosen.executable
-    identity = f"{executable}:{executable.stat().st_mtime_ns}:{sorted(chosen.environment.items())}"
+    packages = executable.parent.parent.glob("lib/python*/site-packages")  # touched by every pip install
+    changed = [place.stat().st_mtime_ns for place in (executable, *sorted(packages))]
+    identity = f"{executable}:{changed}:{sorted(chosen.environment.items())}"
     known = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
     if known.is_file():
         return EngineInfo.model_validate_json(known.read_text())

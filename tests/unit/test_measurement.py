@@ -14,7 +14,6 @@ from autotune.measurement import (
     operating_point,
     quantile,
     sla_crossing_throughput,
-    straddles,
     upper_rank,
     violations,
 )
@@ -238,17 +237,6 @@ def test_an_error_share_violates_clearly_only_beyond_chance():
     five = [*(request(i) for i in range(15)), *(failure(i) for i in range(15, 20))]
     assert not clearly_violates(measured(four, sla), sla)
     assert clearly_violates(measured(five, sla), sla)
-
-
-def test_a_point_straddles_the_limit_when_only_its_upper_bound_is_above():
-    """Of 500 the upper bound is rank 499: two late requests leave it open, one does not."""
-    assert upper_rank(500, 99) == 499
-    assert straddles(measured([request(i, first_s=0.1 if i < 498 else 0.3) for i in range(500)]), SLA)
-    assert not straddles(measured([request(i, first_s=0.1 if i < 499 else 0.3) for i in range(500)]), SLA)
-
-
-def test_a_clear_violation_does_not_straddle():
-    assert not straddles(measured([request(i, first_s=0.3) for i in range(500)]), SLA)
 
 
 def test_joined_runs_count_as_one_longer_run():

@@ -130,8 +130,8 @@ def test_visible_npus_are_sorted_by_number():
 
 
 def test_engines_on_neighbouring_npus_have_hccl_port_blocks_of_sixteen_that_do_not_meet():
-    assert ascend.environment(["4", "3"])["HCCL_IF_BASE_PORT"] == "45048"
-    assert ascend.environment(["5"])["HCCL_IF_BASE_PORT"] == "45080"
+    assert ascend.environment(["4", "3"])["HCCL_IF_BASE_PORT"] == "20048"
+    assert ascend.environment(["5"])["HCCL_IF_BASE_PORT"] == "20080"
 
 
 def test_every_platform_names_its_cluster_resource():

@@ -20,7 +20,7 @@ JOB = {
 def test_a_short_job_has_defaults_for_the_rest():
     job = JobSpec.model_validate(JOB)
     assert (job.engine, job.sampler, job.objectives, job.seed) == ("vllm", "gp", "throughput", 0)
-    assert (job.budget.trials, job.budget.patience, job.budget.confirm_top, job.budget.confirm_runs) == (30, 15, 5, 3)
+    assert (job.budget.trials, job.budget.patience, job.budget.confirm_top, job.budget.confirm_runs) == (60, 15, 5, 3)
     assert job.devices.max_per_trial == "all"
 
 

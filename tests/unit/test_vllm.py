@@ -1,6 +1,7 @@
 """How vLLM is called, waited for and read back."""
 
 import http.server
+import os
 import runpy
 import sys
 import threading
@@ -79,10 +80,17 @@ def test_arguments_that_the_service_owns_are_refused_all_at_once():
 
 
 def test_the_environment_drops_what_the_actor_left():
-    base = {"RAY_ADDRESS": "x", "PYTHONPATH": "/x", "OMP_NUM_THREADS": "1", "AUTOTUNE_DATABASE_URL": "x", "HOME": "/h"}
+    base = {"RAY_ADDRESS": "x", "PYTHONHOME": "/x", "OMP_NUM_THREADS": "1", "AUTOTUNE_DATABASE_URL": "x", "HOME": "/h"}
     found = vllm.environment(base, model="hub/name", api_key="key")
     assert {name: found.get(name) for name in base} == {**dict.fromkeys(base), "HOME": "/h"}
     assert "HF_HUB_OFFLINE" not in found
+
+
+def test_the_python_path_keeps_what_is_not_the_tuners_own():
+    """CANN's set_env.sh puts folders there that an engine on NPUs cannot do without."""
+    base = {"PYTHONPATH": os.pathsep.join([sys.prefix + "/lib", "/usr/local/Ascend/python/site-packages"])}
+    found = vllm.environment(base, model="hub/name", api_key="key")
+    assert found["PYTHONPATH"] == "/usr/local/Ascend/python/site-packages"
 
 
 def test_later_layers_of_the_environment_win_and_the_key_always():
