@@ -1,9 +1,13 @@
 """Small real objects that several tests build on."""
 
+import contextlib
+import runpy
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from autotune.engine_config import EngineConfig
@@ -19,9 +23,12 @@ from autotune.results import (
     Trial,
     TrialResult,
 )
+from autotune.settings import EngineProfile, Settings
+from autotune.tuner import JobContext, load_job, prepare
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+DATA = Path(__file__).parent / "data"
 
 
 def latency(p99_ms: float | None) -> Latency:
@@ -30,7 +37,7 @@ def latency(p99_ms: float | None) -> Latency:
     return Latency(count=300, mean_ms=p99_ms, quantiles=quantiles)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_point() -> Callable[..., LoadPoint]:
     """A load point with the given P99 TTFT and throughput; the SLA is `limit_ms`."""
 
@@ -67,7 +74,7 @@ def make_point() -> Callable[..., LoadPoint]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trial() -> Callable[..., Trial]:
     """A trial of the given knobs: measured when points are given, a failed launch for `oom=True`, else running."""
 
@@ -98,3 +105,64 @@ def make_trial() -> Callable[..., Trial]:
         return Trial(number=number, knobs=knobs, **(defaults | fields))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def fake_vllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The executable of the scripted stand-in for vLLM."""
+    return runpy.run_path(str(DATA / "fake_vllm.py"))["install"](tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="session")
+def install_npu_smi() -> Callable[[Path, str], None]:
+    """Writes an `npu-smi` into a folder that prints a recorded table of a machine with eight A2 NPUs."""
+
+    def install(folder: Path, info: str) -> None:
+        tables = DATA / "npu_smi"
+        script = folder / "npu-smi"
+        script.write_text(
+            f'#!/bin/sh\ncase "$*" in "info -m") cat {tables}/m_a2.txt ;; *) cat {tables}/{info}.txt ;; esac\n'
+        )
+        script.chmod(0o755)
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def make_context(fake_vllm: Path) -> Callable[..., JobContext]:
+    """The job of seconds in `data/job`, prepared on the scripted engine; every launch leaves a `launch.json`."""
+
+    def make(
+        home: Path,
+        *overrides: str,
+        platform: str = "cpu",
+        executable: Path = fake_vllm,
+        environment: dict[str, str] | None = None,
+    ) -> JobContext:
+        profile = EngineProfile.model_validate(
+            {
+                "executable": executable,
+                "platform": platform,
+                "environment": {"FAKE_VLLM_RECORD": "launch.json", **(environment or {})},  # in the launch's own folder
+                "start_timeout_s": 60,
+            }
+        )
+        settings = Settings(home=home, profiles={"fake": profile})
+        return prepare(load_job(DATA / "job" / "job.yaml", overrides), settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def working_below() -> Callable[[Path], list[int]]:
+    """Tells the processes whose working folder is below a folder: an engine works in its trial's."""
+
+    def look(folder: Path) -> list[int]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if Path(process.cwd()).is_relative_to(folder):
+                    found.append(process.pid)
+        return found
+
+    return look

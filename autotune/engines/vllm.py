@@ -45,8 +45,8 @@ def serve_arguments(config: EngineConfig, *, model: str) -> list[str]:
 def environment(base: Mapping[str, str], *layers: Mapping[str, str], model: str, api_key: str) -> dict[str, str]:
     """The engine's complete environment: `base` (ours) without leftovers, then the layers, later ones win.
 
-    Give the layers in this order: platform, profile, configuration, visible devices. The key is passed here and never in argv, where
-    every user of the machine could read it.
+    Give the layers in this order: platform, profile, configuration, visible devices. The key is passed here and never
+    in argv, where every user of the machine could read it.
     """
     inherited = {
         name: value
