@@ -163,13 +163,16 @@ class EngineProcess:
             return ExitStatus(found["code"], found["signal"])
         return ExitStatus(None, None) if self._silent else None
 
-    def stop(self, timeout_s: float | None = None) -> Stopped:
+    def stop(self, timeout_s: float | None = None, *, grace_s: float | None = None) -> Stopped:
         """End the engine and wait until its devices are idle and unlocked; asked again, the same answer.
 
-        Without `timeout_s` the plan's own limits decide. Raises EnvironmentProblem when the supervisor does not
-        come to an end in that time; it goes on in the background and keeps the devices locked.
+        Without `timeout_s` and `grace_s` the plan's own limits decide. Raises EnvironmentProblem when the supervisor
+        does not come to an end in that time; it goes on in the background and keeps the devices locked.
         """
         if self._stopped is None:
+            if grace_s is not None:
+                with contextlib.suppress(EnvironmentProblem):  # a lost supervisor is found below
+                    self._send(op="stop", grace_s=grace_s)
             self._stopped = self._stop(self._patience_s if timeout_s is None else timeout_s)
         return self._stopped
 

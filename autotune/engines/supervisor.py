@@ -10,7 +10,7 @@ It reads JSON lines from stdin, the pipe from the actor, and writes JSON lines t
         -> {"event": "launched", "pid": …, "start_time": …, "port": …} or {"event": "failed", "reason": …};
            "{port}" in argv and env becomes the port that is held for the engine
         -> {"event": "exited", "code": …, "signal": …} at once when the engine ends by itself
-    {"op": "stop"}, or the end of stdin, or SIGTERM
+    {"op": "stop", "grace_s": …}, or the end of stdin, or SIGTERM
         -> {"event": "stopped", "code": …, "signal": …, "killed": …, "left": […], "idle": …}
 
 The end of stdin is the truth about the actor: it comes whatever ended it, kill -9 included. Then the engine gets
@@ -53,6 +53,7 @@ class Inbox:
 
     def __init__(self, stdin: int = 0) -> None:
         self.ended = False
+        self.hurry_s: float | None = None  # a shorter grace than the launch allowed, when the actor asks for one
         self._stdin = stdin
         self._text = b""
         self._commands: deque[dict[str, Any]] = deque()
@@ -84,7 +85,8 @@ class Inbox:
         *lines, self._text = (self._text + chunk).split(b"\n")
         for command in map(json.loads, lines):
             self._commands.append(command)
-            self.ended = self.ended or command["op"] == "stop"
+            if command["op"] == "stop":
+                self.ended, self.hurry_s = True, command.get("grace_s")
 
     def take(self, operation: str) -> dict[str, Any] | None:
         """Wait for the next command, which must be `operation`; None when the actor is done."""
@@ -217,7 +219,7 @@ def _own(locks: DeviceLocks, inbox: Inbox) -> dict[str, Any]:
             _write(record, entry | {"engine": {"pid": engine.pid, "start_time": engine.start_time}})
             _emit("launched", pid=engine.pid, start_time=engine.start_time, port=engine.port)
             _watch(engine, inbox)
-            engine.terminate(order["grace_s"], inbox)
+            engine.terminate(order["grace_s"] if inbox.hurry_s is None else inbox.hurry_s, inbox)
         finally:
             left = engine.end_descendants()
         idle = _wait_idle(order["idle_command"], order["idle_timeout_s"])

@@ -43,6 +43,7 @@ log = get_logger()
 
 LOCK_WAIT_S = 180.0  # an engine that is being stopped gives its devices back well before
 GRACE_S = 20.0  # between SIGTERM and SIGKILL
+LAST_WORDS_S = 2.0  # the same for an engine whose start has failed: it has nothing to save, and may not listen
 IDLE_TIMEOUT_S = 120.0
 
 
@@ -245,13 +246,13 @@ class _Run:
 
     def _read_failure(self, engine: EngineProcess) -> Evidence:
         """Read the log once the engine has ended: its last words may come after the line that told."""
-        status = engine.exited
-        if status is None:
-            status = engine.stop().exit
+        own_end = engine.exited  # an end that we brought about says nothing about the cause
+        if own_end is None:
+            engine.stop(grace_s=LAST_WORDS_S)
         return read_failure(
             self._log_text(),
-            exit_code=status.code,
-            signal=status.signal,
+            exit_code=own_end.code if own_end else None,
+            signal=own_end.signal if own_end else None,
             log_path=str(self.request.artifacts / ENGINE_LOG),
         )
 

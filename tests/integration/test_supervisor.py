@@ -128,6 +128,15 @@ def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path
     assert ends(launched.pid)
 
 
+def test_the_actor_may_be_in_a_hurry(tmp_path: Path):
+    with EngineProcess() as engine:
+        engine.lock(request(tmp_path))
+        launched = engine.launch(plan(tmp_path, "stubborn", grace_s=600))
+        until_ready(engine, launched, tmp_path)
+        assert engine.stop(grace_s=0.1) == Stopped(KILLED, killed=1, left=(), idle=None)
+    assert ends(launched.pid)
+
+
 ACTOR = """
     import json, runpy, signal, sys
     from pathlib import Path
