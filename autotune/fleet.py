@@ -143,6 +143,7 @@ class Fleet:
     def finished(self, *, timeout_s: float) -> list[tuple[TrialRequest, TrialResult]]:
         """The trials that ended, waiting for one up to `timeout_s`; a lost actor or node is an interrupted trial."""
         if not self._running:
+            time.sleep(timeout_s)  # nothing can end, and callers ask in a loop
             return []
         refs = {running.result: number for number, running in self._running.items()}
         ready, _ = ray.wait(list(refs), num_returns=1, timeout=timeout_s)
@@ -227,6 +228,9 @@ def _connect(devices: Devices, address: str | None, local_devices: int | None) -
     options |= {"_node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES}
     if local_devices is not None:
         options |= _local_resources(devices.resource, local_devices)
+    elif devices.resource == "CPU":
+        # Ray counts the machine's cores; trials find those that this process may use.
+        options |= _local_resources("CPU", len(os.sched_getaffinity(0)))
     ray.init(address="local", **options)
     _wait_for_resource(devices.resource)
 

@@ -43,10 +43,7 @@ def find_model(reference: str, *, relative_to: Path, roots: tuple[Path, ...] = (
 
 def read_model(path: Path) -> ModelCard:
     """Read a model folder. Raises InputError when its `config.json` is not a language model's."""
-    try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as exc:
-        raise InputError(f"{path / 'config.json'}: cannot be read: {exc}") from exc
+    config = _read_json(path / "config.json")
     text = config.get("text_config") or config
     if "vocab_size" not in text:
         raise InputError(f"{path / 'config.json'}: has no vocab_size; is it a language model's?")
@@ -55,7 +52,7 @@ def read_model(path: Path) -> ModelCard:
         vocab_size=int(text["vocab_size"]),
         special_ids=_special_ids(path, config | text),
         max_positions=int(text.get("max_position_embeddings") or 0),
-        weight_bytes=sum(file.stat().st_size for file in path.glob("*.safetensors")),
+        weight_bytes=_weight_bytes(path),
         kv_bytes_per_token=_kv_bytes_per_token(text),
     )
 
@@ -90,11 +87,32 @@ def _kv_bytes_per_token(config: dict[str, Any]) -> int:
     return 2 * layers * int(config.get("num_key_value_heads") or heads) * head_size * _BYTES_PER_VALUE
 
 
+def _weight_bytes(path: Path) -> int:
+    """Of the files that vLLM loads: those of the index, else all but a second, consolidated copy."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(_read_json(index).get("weight_map", {}).values())
+        files = [path / name for name in names]
+    else:
+        files = [file for file in path.glob("*.safetensors") if not file.name.startswith("consolidated")]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise InputError(f"{path}: cannot be read as JSON ({exc}); is it a git-lfs pointer?") from exc
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    return content
+
+
 def _special_ids(path: Path, config: dict[str, Any]) -> frozenset[int]:
     ids = [config.get(f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")]
     flat = {i for value in ids for i in (value if isinstance(value, list) else [value])}
     tokenizer = path / "tokenizer.json"
     if tokenizer.is_file():
-        added = json.loads(tokenizer.read_text()).get("added_tokens", [])
+        added = _read_json(tokenizer).get("added_tokens", [])
         flat |= {token["id"] for token in added if token.get("special")}
     return frozenset(i for i in flat if isinstance(i, int))

@@ -240,7 +240,7 @@ class Confirmation(Record):
     trial: int
     load: Load
     runs: tuple[LoadPoint, ...]
-    holds: bool  # the SLA is met in the pooled judgement of the runs
+    holds: bool  # mean plus one standard error of every SLA line is within its limit
     output_throughput_per_device: float  # mean over the runs
     p99_ttft_ms: float | None  # worst over the runs
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, StringConstr
 from autotune.records import Record
 
 LATENCY_METRICS = ("ttft", "tpot", "itl", "e2el")
-_LIMIT_NAME = re.compile(r"^p(?P<percent>\d{1,2}(?:\.\d+)?)_(?P<metric>ttft|tpot|itl|e2el)_ms$")
+_LIMIT_NAME = re.compile(r"^p(?P<percent>[1-9]\d?(?:\.\d+)?)_(?P<metric>ttft|tpot|itl|e2el)_ms$")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 

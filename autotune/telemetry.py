@@ -7,17 +7,14 @@ from typing import Any
 import structlog
 
 
-def configure(*, verbose: bool = False, as_json: bool = False) -> None:
-    """Send events to stderr: readable lines, or one JSON object a line for a log collector."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+def configure(*, verbose: bool = False) -> None:
+    """Send events to stderr as readable lines: warnings, or everything."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -190,7 +190,7 @@ def plan_level(workload: Workload, *, level: int, devices: int, seed: int, vocab
     """What is sent at position `level` of the ladder to an engine on `devices` devices.
 
     The same arguments give the same plan on every machine; prompts and lengths do not depend on `devices`. Prompts of
-    other levels and seeds have nothing in common beyond the shared prefix, which belongs to the seed.
+    other levels and seeds have nothing in common beyond the shared prefix, which is the same for all.
     Raises IndexError when the ladder has no such level, ValueError when the vocabulary has no plain token.
     """
     value = workload.levels[level]
@@ -200,9 +200,7 @@ def plan_level(workload: Workload, *, level: int, devices: int, seed: int, vocab
     offsets_s = np.zeros(count) if closed else _offsets_s(workload.arrival, count, value * devices, streams[0])
     return LevelPlan(
         load=Load(kind="max_concurrency" if closed else "request_rate", value=value),
-        requests=_requests(
-            workload.dataset, offsets_s.tolist(), streams[1:], _prompt_source(workload, seed, vocabulary)
-        ),
+        requests=_requests(workload.dataset, offsets_s.tolist(), streams[1:], _prompt_source(workload, vocabulary)),
         max_concurrency=int(value) * devices if closed else None,
         request_timeout_s=workload.request_timeout_s,
         seed=seed,
@@ -218,7 +216,7 @@ def plan_warmup(workload: Workload, *, devices: int, seed: int, vocabulary: Voca
     streams = _streams(seed, _WARMUP, 0)
     return LevelPlan(
         load=Load(kind="max_concurrency", value=WARMUP_CONCURRENCY),
-        requests=_requests(workload.dataset, offsets_s, streams[1:], _prompt_source(workload, seed, vocabulary)),
+        requests=_requests(workload.dataset, offsets_s, streams[1:], _prompt_source(workload, vocabulary)),
         max_concurrency=WARMUP_CONCURRENCY * devices,
         request_timeout_s=workload.request_timeout_s,
         seed=seed,
@@ -231,11 +229,11 @@ class _PromptSource:
     prefix: tuple[int, ...]
 
 
-def _prompt_source(workload: Workload, seed: int, vocabulary: Vocabulary) -> _PromptSource:
+def _prompt_source(workload: Workload, vocabulary: Vocabulary) -> _PromptSource:
     token_ids = tuple(token for token in range(vocabulary.size) if token not in vocabulary.special_ids)
     if not token_ids:
         raise ValueError(f"a vocabulary of {vocabulary.size} tokens has no token that is not special")
-    rng = _streams(seed, _PREFIX, 0)[0]
+    rng = _streams(0, _PREFIX, 0)[0]  # one prefix for every seed, as one service has one system prompt: always warm
     return _PromptSource(token_ids, _draw_prompt(token_ids, workload.dataset.shared_prefix_tokens, rng))
 
 

@@ -31,6 +31,8 @@ def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource 
     number, level = chosen
     spec = JobSpec.model_validate(job.spec)
     base = baseline_point(trials)
+    point = _point(next(t for t in trials if t.number == number), level)
+    confirmation = _confirmation(result, number, point)
     trial = next(t for t in trials if t.number == number)
     return ExportSource(
         job_id=job.id,
@@ -40,10 +42,10 @@ def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource 
         sla=spec.sla,
         engine_version=trial.result.engine_version if trial.result else "",
         trial=trial,
-        point=_point(trial, level),
+        point=point,
         baseline=base if base is not None and base.feasible else None,
-        baseline_confirmation=_confirmation(result, trials[0].number),
-        confirmation=_confirmation(result, number),
+        baseline_confirmation=_confirmation(result, trials[0].number) if confirmation else None,
+        confirmation=confirmation,
         front=result.front,
         trials=trials,
         exported_at=datetime.now(UTC),
@@ -61,8 +63,10 @@ def _chosen(result: JobResult, trials: tuple[Trial, ...], select: str) -> tuple[
     return point.trial, point.level
 
 
-def _confirmation(result: JobResult, trial: int) -> Confirmation | None:
-    return next((c for c in result.confirmations if c.trial == trial), None)
+def _confirmation(result: JobResult, trial: int, point: LoadPoint | None = None) -> Confirmation | None:
+    """The re-runs of a trial; with a point only those at its load, for they say nothing about another level."""
+    found = next((c for c in result.confirmations if c.trial == trial), None)
+    return None if found and point and found.load != point.load else found
 
 
 def _point(trial: Trial, level: int) -> LoadPoint:

@@ -4,22 +4,24 @@ import json
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from autotune.cli.console import console as open_console
 from autotune.errors import EnvironmentProblem
+from autotune.search_space import size, tunable
 from autotune.settings import load_settings, profile
 from autotune.spec import json_schema
-from autotune.study.grid import Grid
 from autotune.tuner import load_job
 
 
 def validate_file(job_file: Path, overrides: list[str]) -> None:
     """Check a job file with its space and workload; prints what it would do."""
     sources = load_job(job_file, overrides)
-    grid = Grid.of(sources.space)
     levels = ", ".join(f"{level:g}" for level in sources.workload.levels)
     print(f"{job_file} is valid: job {sources.spec.name!r}, model {sources.spec.model!r}")
-    print(f"  space {sources.space.name!r}: {grid.size} configurations of {len(grid.knobs)} knobs")
+    print(
+        f"  space {sources.space.name!r}: {size(sources.space)} configurations of {len(tunable(sources.space))} knobs"
+    )
     print(f"  workload {sources.workload.name!r}: levels {levels}")
 
 
@@ -39,5 +41,5 @@ def list_profiles() -> None:
             found = profile(settings, "vllm")
             table.add_row("vllm", found.platform, str(found.executable), "detected")
         except EnvironmentProblem as exc:
-            table.add_row("vllm", "-", "-", str(exc))
+            table.add_row("vllm", "-", "-", Text(str(exc)))
     open_console().print(table)

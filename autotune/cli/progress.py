@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from autotune.report.rows import knob_text, milliseconds
@@ -36,15 +37,16 @@ def progress_bar(console: Console) -> Iterator[Observer]:
 
 def trial_line(trial: Trial) -> str:
     """One line about a trial that ended: what it was, and what came of it."""
+    knobs = escape(knob_text(trial.knobs))
     origin = trial.origin if trial.confirms is None else f"re-run of {trial.confirms}"
-    head = f"trial {trial.number:>2} {origin:<18}"
+    head = f"trial {trial.number:>2} {escape(origin):<18}"
     outcome = trial.result.outcome if trial.result else None
     if isinstance(outcome, Measured):
         point = outcome.closest_point
         verdict = "[green]meets the SLA[/green]" if outcome.operating_point else "[yellow]misses the SLA[/yellow]"
         measured = f"{point.output_throughput_per_device:8,.0f} tok/s, P99 TTFT {milliseconds(point.p99_ttft_ms)}"
-        return f"{head} {measured} at {point.load}: {verdict}  {knob_text(trial.knobs)}"
-    return f"{head} [red]{_failure(outcome.evidence)}[/red]  {knob_text(trial.knobs)}" if outcome else head
+        return f"{head} {measured} at {point.load}: {verdict}  {knobs}"
+    return f"{head} [red]{escape(_failure(outcome.evidence))}[/red]  {knobs}" if outcome else head
 
 
 def _failure(evidence: Evidence) -> str:

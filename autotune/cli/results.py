@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from autotune.cli.console import console as open_console
 from autotune.cli.exports import result_of, source_of
+from autotune.cli.outcome import NOTHING_MEETS_SLA, check_writable, write
 from autotune.export import export
 from autotune.report.page import front_page
 from autotune.report.plot import front_plot_text
@@ -17,8 +20,6 @@ from autotune.results import Measured
 from autotune.settings import load_settings
 from autotune.spec import JobSpec
 from autotune.store import Store, url_for_optuna
-
-NOTHING_MEETS_SLA = 4
 
 
 def list_jobs(*, as_json: bool) -> None:
@@ -31,7 +32,7 @@ def list_jobs(*, as_json: bool) -> None:
     table = Table("job", "status", "created (UTC)", "result", header_style="bold")
     for job in found:
         result = job.result.recommendation.reason if job.result else job.message
-        table.add_row(job.id, job.status, f"{job.created_at:%Y-%m-%d %H:%M}", result)
+        table.add_row(job.id, job.status, f"{job.created_at:%Y-%m-%d %H:%M}", Text(result))
     open_console().print(table)
 
 
@@ -47,18 +48,19 @@ def show_trials(key: str, *, as_json: bool) -> None:
     for trial in trials:
         if trial.result is not None and not isinstance(trial.result.outcome, Measured):
             evidence = trial.result.outcome.evidence
-            console.print(f"trial {trial.number}: {evidence.cause} {evidence.advice}", highlight=False)
+            console.print(f"trial {trial.number}: {evidence.cause} {evidence.advice}", markup=False, highlight=False)
             console.print(f"    {evidence.line}\n    log: {evidence.log_path}", markup=False, highlight=False)
 
 
 def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
     """A job's front with the baseline and the recommendation."""
+    check_writable(page)
     with Store.open(load_settings().database) as store:
         job = store.job(key)
         trials = store.trials(job.id)
     result, sla = result_of(job), JobSpec.model_validate(job.spec).sla
     if page is not None:
-        page.write_text(front_page(result.front, trials, sla, title=job.id), encoding="utf-8")
+        write(page, front_page(result.front, trials, sla, title=job.id))
     if as_json:
         print(result.model_dump_json(indent=2))
         return
@@ -67,23 +69,24 @@ def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
     console.print(front_table(result.front, trials))
     plot = front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla)
     console.print(plot, markup=False, highlight=False)
-    console.print(f"[bold]recommendation[/bold]: {result.recommendation.reason}", highlight=False)
+    console.print(f"[bold]recommendation[/bold]: {escape(result.recommendation.reason)}", highlight=False)
 
 
 def export_choice(key: str, select: str, form: str, output: Path | None) -> int:
     """Export one configuration; returns the exit code."""
+    check_writable(output)
     with Store.open(load_settings().database) as store:
         job = store.job(key)
         trials = store.trials(job.id)
     source = source_of(job, trials, select)
     if source is None:
-        Console(stderr=True).print(result_of(job).recommendation.reason, highlight=False)
+        Console(stderr=True).print(result_of(job).recommendation.reason, markup=False, highlight=False)
         return NOTHING_MEETS_SLA
     text = export(source, form)
     if output is None:
         print(text, end="" if text.endswith("\n") else "\n")
     else:
-        output.write_text(text, encoding="utf-8")
+        write(output, text)
     return 0
 
 

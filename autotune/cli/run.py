@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from autotune.cli.console import console as open_console
 from autotune.cli.exports import RECOMMENDED, result_of, source_of, start_line
+from autotune.cli.outcome import DONE, INTERRUPTED, NOTHING_MEETS_SLA, check_writable, write
 from autotune.cli.progress import progress_bar
-from autotune.errors import InputError
 from autotune.export import export
 from autotune.fleet import Fleet
 from autotune.report.page import front_page
@@ -16,6 +17,7 @@ from autotune.report.plot import front_plot_text
 from autotune.report.rows import baseline_point, searched_points
 from autotune.report.tables import baseline_panel, front_table
 from autotune.results import Job, Trial
+from autotune.search_space import size
 from autotune.settings import Settings, load_settings
 from autotune.spec import JobSpec
 from autotune.store import Store, url_for_optuna
@@ -23,8 +25,6 @@ from autotune.study import note
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
 from autotune.tuner import JobCancelled, JobContext, Observer, Seats, load_job, prepare, run_job
-
-DONE, NOTHING_MEETS_SLA, INTERRUPTED = 0, 4, 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Outputs:
 def run_here(job_file: Path, overrides: list[str], outputs: Outputs) -> int:
     """Run a job file to its end and show the result; returns the exit code."""
     console = open_console()
-    _check_folders(outputs)
+    check_writable(outputs.best, outputs.page)
     settings = load_settings()
     context = prepare(load_job(job_file, overrides), settings)
     console.print(_introduction(context), highlight=False)
@@ -50,15 +50,6 @@ def run_here(job_file: Path, overrides: list[str], outputs: Outputs) -> int:
             console.print(f"cancelled; what was measured is kept: autotune pareto {context.job.id}")
             return INTERRUPTED
         return _show(console, context, job, store.trials(job.id), outputs)
-
-
-def _check_folders(outputs: Outputs) -> None:
-    """Refuse outputs that could not be written, before hours of measuring and not after."""
-    missing = [
-        path for path in (outputs.best, outputs.page) if path is not None and not path.absolute().parent.is_dir()
-    ]
-    if missing:
-        raise InputError([f"{path}: the folder {path.absolute().parent} does not exist; create it" for path in missing])
 
 
 def _run(context: JobContext, settings: Settings, store: Store, observe: Observer) -> Job:
@@ -74,9 +65,9 @@ def _run(context: JobContext, settings: Settings, store: Store, observe: Observe
 def _introduction(context: JobContext) -> str:
     spec = context.spec
     return (
-        f"[bold]{context.job.id}[/bold]: {context.model.path.name} on {context.engine.version} "
-        f"({context.profile.platform}), workload {context.workload.name}, SLA {note.sla_text(spec)}\n"
-        f"space {context.space.name} ({Grid.of(context.space).size} configurations); "
+        f"[bold]{context.job.id}[/bold]: {escape(context.model.path.name)} on {context.engine.version} "
+        f"({context.profile.platform}), workload {escape(context.workload.name)}, SLA {note.sla_text(spec)}\n"
+        f"space {escape(context.space.name)} ({size(context.space)} configurations); "
         f"budget: baseline + {spec.budget.trials} trials, then the top {spec.budget.confirm_top} confirmed"
     )
 
@@ -91,16 +82,16 @@ def _show(console: Console, context: JobContext, job: Job, trials: tuple[Trial, 
         markup=False,
         highlight=False,
     )
-    console.print(f"[bold]recommendation[/bold]: {result.recommendation.reason}", highlight=False)
+    console.print(f"[bold]recommendation[/bold]: {escape(result.recommendation.reason)}", highlight=False)
     console.print(f"stopped by {result.stopped_by}; look again with: autotune pareto {job.id}", highlight=False)
     if outputs.page is not None:
-        outputs.page.write_text(front_page(result.front, trials, sla, title=job.id), encoding="utf-8")
-        console.print(f"wrote {outputs.page}: the front as a page")
+        write(outputs.page, front_page(result.front, trials, sla, title=job.id))
+        console.print(f"wrote {outputs.page}: the front as a page", markup=False)
     source = source_of(job, trials, RECOMMENDED)
     if source is None:
         return NOTHING_MEETS_SLA
     if outputs.best is not None:
-        outputs.best.write_text(export(source, "vllm"), encoding="utf-8")
-        console.print(f"wrote {outputs.best}: the recommended configuration; start it with")
+        write(outputs.best, export(source, "vllm"))
+        console.print(f"wrote {outputs.best}: the recommended configuration; start it with", markup=False)
         console.print(start_line(source, outputs.best, context.profile.executable), markup=False, soft_wrap=True)
     return DONE

@@ -95,6 +95,7 @@ class EngineProcess:
         self._changed = threading.Condition()
         self._silent = False  # the supervisor has closed its end
         self._stopped: Stopped | None = None
+        self._unstoppable: EnvironmentProblem | None = None
 
     def __enter__(self) -> Self:
         # In a session of its own, so that neither Ctrl-C nor the end of the actor's group reaches it.
@@ -111,7 +112,8 @@ class EngineProcess:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if self._unstoppable is None:  # else whoever asked knows, and waiting again would change nothing
+            self.stop()
 
     def lock(self, request: LockRequest, cancelled: Callable[[], bool] = lambda: False) -> Locked | Busy:
         """Take the devices, waiting as long as the request says or until `cancelled` says so; after Busy, just leave.
@@ -169,6 +171,8 @@ class EngineProcess:
         Without `timeout_s` and `grace_s` the plan's own limits decide. Raises EnvironmentProblem when the supervisor
         does not come to an end in that time; it goes on in the background and keeps the devices locked.
         """
+        if self._unstoppable is not None:
+            raise self._unstoppable
         if self._stopped is None:
             if grace_s is not None:
                 with contextlib.suppress(EnvironmentProblem):  # a lost supervisor is found below
@@ -189,10 +193,11 @@ class EngineProcess:
         try:
             self._supervisor.wait(timeout_s)
         except subprocess.TimeoutExpired as problem:
-            raise EnvironmentProblem(
+            self._unstoppable = EnvironmentProblem(
                 f"the engine did not stop within {timeout_s:g} s; its supervisor, process {self.pid}, goes on trying "
                 "and keeps the devices locked. Look for processes that hang in the device driver (state D in `ps`)."
-            ) from problem
+            )
+            raise self._unstoppable from problem
         self._reader.join()
         self._supervisor.stdout.close()
         found = self._last("stopped")

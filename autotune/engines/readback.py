@@ -117,6 +117,8 @@ def counter_deltas(before: Mapping[str, float], after: Mapping[str, float]) -> d
     The means (`mean_queue_time_ms`, `mean_prefill_time_ms`, `mean_iteration_tokens`) come from the differences of sums
     and counts: vLLM's histogram buckets start at 0.3 s, too coarse for percentiles.
     """
+    if not before:
+        return {}  # the engine did not answer then: totals would pass for what happened in between
     deltas = {name: value if name in _GAUGES else value - before.get(name, 0.0) for name, value in after.items()}
     means = (
         ("mean_queue_time_ms", "queue_time_s", "queue_count", 1000.0),

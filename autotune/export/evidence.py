@@ -75,14 +75,16 @@ def _confirmed(source: ExportSource) -> str:
 
 def _versus_baseline(source: ExportSource) -> str:
     ratio = throughput_ratio(source)
-    if source.baseline is None or ratio is None:
-        return "the baseline meets the SLA at no measured load"
     base, again = source.baseline, source.baseline_confirmation
     if source.confirmation is not None and again is not None:
+        if ratio is None:
+            return f"the baseline does not hold the SLA at {again.load} per device when measured again"
         return (
             f"baseline measured again at {again.load} per device: {again.output_throughput_per_device:.1f} tok/s per "
             f"device; this configuration has {ratio:.2f} times its throughput"
         )
+    if base is None or ratio is None:
+        return "the baseline meets the SLA at no measured load"
     return (
         f"baseline at {base.load} per device: {_throughput(base)}, {_p99(base.ttft.at(99))}; "
         f"this configuration has {ratio:.2f} times its throughput"

@@ -1,5 +1,6 @@
 """Text of a YAML file -> plain values that remember their lines, with `--set` overrides on top."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,7 +169,7 @@ def override(document: Document, settings: Sequence[str]) -> Document:
 
 def _put(root: dict[str, Any], written: str, value: Any) -> Path:
     """Set one value, making mappings on the way. Raises InputError when the path does not fit what is there."""
-    parts = written.split(".")
+    parts = re.split(r"\.(?!\d+_)", written)  # the dot of p99.9_ttft_ms is part of a name
     place: Any = root
     key: str | int = ""
     path: list[str | int] = []

@@ -5,7 +5,6 @@ from autotune.search_space.parameters import (
     Parameter,
     is_ordered,
     is_special,
-    level_index,
     levels,
 )
 from autotune.search_space.resolve import active, baseline_config, broken_rules, resolve, size, starting_point
@@ -21,7 +20,6 @@ __all__ = [
     "broken_rules",
     "is_ordered",
     "is_special",
-    "level_index",
     "levels",
     "resolve",
     "size",

@@ -19,7 +19,7 @@ _ENVIRONMENT = re.compile(
     r"^(VLLM|OMP|KMP|GOMP|MKL|OPENBLAS|HCCL|NCCL|ASCEND|ACL|ATB|TASK_QUEUE|CPU_AFFINITY|PYTORCH|TORCH|CUDA|TRITON|MALLOC)_"
 )
 _OPERATORS_OWN = re.compile(
-    r"_(PATH|HOME|DIR|FILE|PLUGINS?|LIB|LIBRARY|PRELOAD|KEY|TOKEN|PORT|PORT_RANGE|IP|ADDRESS|INSECURE\w*|VISIBLE_DEVICES)$"
+    r"_(PATH|HOME|DIR|FILE|PLUGINS?|LIB|LIBRARY|PRELOAD|KEY|TOKEN|PORT|PORT_RANGE|MANAGER|IP|ADDRESS|INSECURE\w*|VISIBLE_DEVICES)$"
     r"|^VLLM_(SERVER_DEV_MODE|ALLOW_\w+|USE_MODELSCOPE|S3_\w+|LOGGING_\w+|CONFIG_ROOT|CACHE_ROOT|CPU_OMP_THREADS_BIND)$"
     r"|^CUDA_INJECTION"
 )
@@ -45,6 +45,10 @@ def _argument(name: str) -> str:
     bare = name.removeprefix("no_")
     if bare in _WHOLE_CONFIGS:
         return f"'{name}' is set key by key: use target {{kind: {bare}}}"
+    if bare.endswith("_config"):
+        return (
+            f"argument '{name}' takes a whole document, which may name code; the operator's engine profile may set it"
+        )
     if bare.startswith("ssl_") or any(refused.startswith(bare) for refused in _ARGUMENTS):
         return f"argument '{name}' is not for a job to set; the operator's engine profile may"
     return ""

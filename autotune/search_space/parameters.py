@@ -187,25 +187,6 @@ def _thinned(grid: Sequence[T], room: int) -> tuple[T, ...]:
     return tuple(grid[round(index * (len(grid) - 1) / (room - 1))] for index in range(room))
 
 
-def level_index(parameter: Parameter, value: Value) -> int:
-    """Position of the level that stands for `value`: itself, or for a number in a range the nearest.
-
-    Raises ValueError when the value is not allowed.
-    """
-    grid = levels(parameter)
-    exact = next((index for index, level in enumerate(grid) if same(level, value)), None)
-    if exact is not None:
-        return exact
-    problem = problem_of(parameter, value)
-    if problem:
-        raise ValueError(problem)
-    number = float(value)
-    return min(
-        (index for index, level in enumerate(grid) if not isinstance(level, str)),
-        key=lambda index: abs(float(grid[index]) - number),
-    )
-
-
 def problem_of(parameter: Parameter, value: Value) -> str:
     """Why a value is not allowed; empty when it is a level or a number within the range."""
     if any(same(value, level) for level in levels(parameter)):

@@ -6,12 +6,13 @@ GPSampler maps constraints by position, and a COMPLETE trial without constraints
 from collections.abc import Mapping
 from statistics import median
 
-from autotune.results import Infeasible, LoadPoint, Measured, TrialOutcome
+from autotune.measurement import VIOLATION_RANGE
+from autotune.results import LoadPoint, Measured
 from autotune.spec import Sla
 
 LAUNCH = "launch"
 FEASIBLE_LAUNCH, FAILED_LAUNCH = -1.0, 1.0
-WORST = 1.5  # the clip of a constraint; see `autotune.measurement.violations`
+WORST = VIOLATION_RANGE[1]
 
 
 def keys(sla: Sla) -> tuple[str, ...]:
@@ -34,11 +35,6 @@ def labels(sla: Sla) -> dict[str, str]:
     """Readable names with units for the persisted study: `p99_ttft_ms <= 200`."""
     lines = {limit.name: f"{limit.name} <= {limit.limit_ms:g}" for limit in sla.latency_limits}
     return {LAUNCH: "engine launches", **lines, "error_rate": f"error_rate <= {sla.error_rate:g}"}
-
-
-def is_failed_launch(outcome: TrialOutcome | None) -> bool:
-    """Whether the configuration could not run."""
-    return isinstance(outcome, Infeasible)
 
 
 def proposer_point(outcome: Measured) -> LoadPoint:

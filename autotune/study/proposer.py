@@ -21,7 +21,9 @@ from autotune.results import Infeasible, LoadPoint, Measured, Trial
 from autotune.spec import Sla
 from autotune.study import constraints
 from autotune.study.grid import Grid, Point
-from autotune.study.samplers import available, sampler
+from autotune.study.samplers import GENERATION, POPULATION, available, sampler
+
+NOTHING_YET = (0.0, math.log(1e6))  # throughput, and log(P99 TTFT in ms): what a failed launch counts as at first
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,11 @@ def _frozen_trials(
             lesson = lessons.get(i, failed)
             frozen.append(
                 create_trial(
-                    values=lesson.values, params=params, distributions=distributions, constraints=lesson.constraints
+                    values=lesson.values,
+                    params=params,
+                    distributions=distributions,
+                    constraints=lesson.constraints,
+                    system_attrs={GENERATION: len(frozen) // POPULATION},
                 )
             )
     return frozen
@@ -153,5 +159,5 @@ def _frozen_trials(
 def _failed_launch(plan: Plan, successes: list[_Lesson]) -> _Lesson:
     """The median of the successes; told as FAIL a launch failure would teach a sampler nothing."""
     count = 2 if plan.objectives == "pareto" else 1
-    values = tuple(median(s.values[i] for s in successes) if successes else 0.0 for i in range(count))
+    values = tuple(median(s.values[i] for s in successes) if successes else NOTHING_YET[i] for i in range(count))
     return _Lesson(values, constraints.imputed([s.constraints for s in successes], plan.sla))

@@ -21,6 +21,10 @@ def available(name: str) -> str:
     return name
 
 
+POPULATION = 10  # of nsga2: with Optuna's 50 it would be a random search for the first 50 trials
+GENERATION = "NSGAIISampler:generation"  # the system attribute by which nsga2 tells its generations apart
+
+
 def _gp(seed: int) -> BaseSampler:
     # The start design is ours (recipes, then Sobol): the model proposes as soon as it is asked.
     return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
@@ -33,7 +37,7 @@ def _tpe(seed: int) -> BaseSampler:
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "gp": _gp,
     "tpe": _tpe,
-    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=10),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=POPULATION),
     "random": lambda seed: RandomSampler(seed=seed),
 }
 

@@ -22,4 +22,6 @@ def write_records(folder: Path, level: int, seed: int, records: Sequence[Request
 
 def listing(folder: Path, root: Path) -> dict[str, str]:
     """The files of a trial: name -> path below the job's artifact folder."""
+    if not folder.is_dir():
+        return {}
     return {path.name: str(path.relative_to(root)) for path in sorted(folder.iterdir()) if path.is_file()}

@@ -1,5 +1,6 @@
 """The six steps of a trial: check, launch, wait for readiness, load, read back, stop."""
 
+import errno
 import os
 import secrets
 import socket
@@ -41,10 +42,11 @@ from autotune.trial.request import Control, Grant, TrialRequest
 
 log = get_logger()
 
-LOCK_WAIT_S = 180.0  # an engine that is being stopped gives its devices back well before
+LOCK_WAIT_S = 3600.0  # for another job's trial on the same devices; a cancel is heard meanwhile
 GRACE_S = 20.0  # between SIGTERM and SIGKILL
 LAST_WORDS_S = 2.0  # the same for an engine whose start has failed: it has nothing to save, and may not listen
 IDLE_TIMEOUT_S = 120.0
+CHANGES_SIZES = {"quantization", "kv_cache_dtype", "cpu_offload_gb", "load_format"}
 
 
 def lock_folder() -> Path:
@@ -57,14 +59,16 @@ def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialRes
 
     A failure is data: whatever happens comes back as a result, and no engine is left.
     """
-    request.artifacts.mkdir(parents=True, exist_ok=True)
     run = _Run(request, grant, control)
     try:
+        request.artifacts.mkdir(parents=True, exist_ok=True)
         outcome = run.outcome()
     except EnvironmentProblem as exc:
         outcome = Interrupted(
             evidence=_evidence(FailureClass.ENVIRONMENT, str(exc), "Mend it, then run the job again.")
         )
+    except OSError as exc:
+        outcome = Interrupted(evidence=_disk_full(exc) if exc.errno == errno.ENOSPC else _defect(exc))
     except Exception as exc:  # the trial's boundary: a defect of ours must not lose the job
         log.exception("trial_crashed", job=request.job, trial=request.number)
         outcome = Interrupted(evidence=_defect(exc))
@@ -103,6 +107,9 @@ class _Run:
             if isinstance(locked, Busy):
                 return self._busy(locked)
             self.devices = locked.devices
+            stranger = self._in_use(platform)
+            if stranger is not None:
+                return stranger
             try:
                 return self._launched(engine, platform)
             finally:
@@ -141,7 +148,10 @@ class _Run:
     def _too_large(self, granted: Sequence[Device]) -> Infeasible | None:
         request = self.request
         smallest = min((device.memory_total_mib or 0 for device in granted), default=0) * 2**20
-        length = int(request.config.arguments.get("max_model_len", 0))
+        arguments = request.config.arguments
+        if CHANGES_SIZES & {name for name, value in arguments.items() if value not in (None, "auto", 0)}:
+            return None  # the files at hand do not say what they will take
+        length = int(arguments.get("max_model_len", 0))
         reason = shortfall(request.model, max_model_len=length, devices=request.config.devices, device_bytes=smallest)
         if reason is None:
             return None
@@ -154,6 +164,15 @@ class _Run:
         return engine.lock(
             LockRequest(folder, candidates, self.grant.count, LOCK_WAIT_S), cancelled=self.control.cancelled
         )
+
+    def _in_use(self, platform: Platform) -> Interrupted | None:
+        """Somebody else's process on a device is not the configuration's fault: it would look like out of memory."""
+        busy = [device for device in platform.discover() if device.id in self.devices and not device.idle]
+        if not busy:
+            return None
+        pids = ", ".join(str(process.pid) for device in busy for process in device.processes) or "no process shown"
+        cause = f"Device {', '.join(device.id for device in busy)} is in use by somebody else ({pids})."
+        return Interrupted(evidence=_evidence(FailureClass.BUSY, cause, "Stop what runs there, or take it out of Ray."))
 
     def _launched(self, engine: EngineProcess, platform: Platform) -> TrialOutcome:
         self.control.enter("starting the engine")
@@ -289,6 +308,10 @@ def _evidence(failure: FailureClass, cause: str, advice: str) -> Evidence:
 
 def _cancelled() -> Interrupted:
     return Interrupted(evidence=_evidence(FailureClass.CANCELLED, "The job was cancelled.", ""))
+
+
+def _disk_full(exc: OSError) -> Evidence:
+    return _evidence(FailureClass.SHARED_MEMORY, f"The disk is full: {exc}", "Free space where the artifacts are kept.")
 
 
 def _defect(exc: Exception) -> Interrupted:

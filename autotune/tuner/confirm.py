@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from autotune.results import Confirmation, LoadPoint, Measured, Trial
+from autotune.results import Confirmation, Latency, LoadPoint, Measured, Trial
 from autotune.selection import candidates
 from autotune.spec import Sla
 from autotune.tuner.loop import Tuning
@@ -67,8 +67,11 @@ def judge(trial: int, runs: Sequence[LoadPoint], sla: Sla) -> Confirmation:
 
 
 def _percentile(run: LoadPoint, metric: str, percent: float) -> float:
-    value: float | None = getattr(run, metric).at(percent).value_ms
-    return math.inf if value is None else value
+    latency: Latency = getattr(run, metric)
+    if latency.count == 0:  # one-token answers have no tpot: nothing can be late
+        return 0.0
+    value_ms = latency.at(percent).value_ms
+    return math.inf if value_ms is None else value_ms
 
 
 def _upper(values: Sequence[float]) -> float:

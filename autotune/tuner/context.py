@@ -1,5 +1,6 @@
 """Everything a job needs before its first launch, loaded and checked at once."""
 
+import contextlib
 import difflib
 import hashlib
 import math
@@ -11,21 +12,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from autotune import __version__
 from autotune.engine_config import EngineConfig, Value, devices_needed
 from autotune.engines.examine import EngineInfo, probe
 from autotune.errors import InputError
 from autotune.loading import Kind, find, load
 from autotune.model_card import ModelCard, find_model, read_model
+from autotune.platforms import PLATFORMS
 from autotune.records import Record
 from autotune.results import Job, JobStatus
-from autotune.search_space import SearchSpace, baseline_config, resolve
+from autotune.search_space import SearchSpace, baseline_config, levels, resolve
 from autotune.settings import EngineProfile, Settings, profile
 from autotune.spec import JobSpec
 from autotune.workload import Workload, max_total_tokens
 
 T = TypeVar("T", bound=Record)
 
-RESOURCES = {"ascend": "NPU", "cuda": "GPU", "cpu": "CPU"}
 LENGTH_STEP = 64  # max_model_len is rounded up to a multiple of it, so that prompts at the longest length fit
 
 
@@ -84,7 +88,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Sources:
     """Read a job file and the space and workload that it names. Raises InputError with every problem found."""
     if not path.is_file():
         raise InputError(f"{path}: no such job file")
-    spec = load(path.read_text(), JobSpec, source=str(path), overrides=overrides)
+    spec = load(_text(path), JobSpec, source=str(path), overrides=overrides)
     folder = path.resolve().parent
     problems: list[str] = []
     space = _load_named(spec.search_space, "search_spaces", SearchSpace, folder, problems)
@@ -97,7 +101,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Sources:
 def _load_named(reference: str, kind: Kind, model: type[T], folder: Path, problems: list[str]) -> T | None:
     try:
         place = find(reference, kind, relative_to=folder)
-        return load(place.read_text(), model, source=str(place))
+        return load(_text(place), model, source=str(place))
     except InputError as exc:
         problems += exc.problems
         return None
@@ -107,10 +111,11 @@ def prepare(sources: Sources, settings: Settings) -> JobContext:
     """Check a job against this machine: profile, model, lengths, and the knobs against the engine's own arguments."""
     spec = sources.spec
     chosen = profile(settings, spec.engine)
-    if RESOURCES[chosen.platform] != spec.devices.resource:
+    resource = PLATFORMS[chosen.platform].RESOURCE
+    if resource != spec.devices.resource:
         raise InputError(
             f"devices.resource: {spec.devices.resource} does not fit the engine profile {spec.engine!r}, whose "
-            f"platform {chosen.platform} uses {RESOURCES[chosen.platform]}"
+            f"platform {chosen.platform} uses {resource}"
         )
     model = read_model(find_model(spec.model, relative_to=sources.folder, roots=chosen.model_roots))
     derived: dict[str, Value] = {"max_model_len": _max_model_len(sources, model)}
@@ -131,8 +136,16 @@ def prepare(sources: Sources, settings: Settings) -> JobContext:
     return JobContext(job, spec, sources.space, sources.workload, chosen, model, engine, derived)
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{path}: cannot be read as UTF-8 text: {exc}") from exc
+
+
 def _max_model_len(sources: Sources, model: ModelCard) -> int:
     needed = max_total_tokens(sources.workload)
+    _check_own_length(sources.space, needed, sources.workload.name)
     if model.max_positions and needed > model.max_positions:
         raise InputError(
             f"workload {sources.workload.name!r} has requests of up to {needed} tokens, the model has "
@@ -142,18 +155,34 @@ def _max_model_len(sources: Sources, model: ModelCard) -> int:
     return min(rounded, model.max_positions) if model.max_positions else rounded
 
 
+def _check_own_length(space: SearchSpace, needed: int, workload: str) -> None:
+    """A space may choose `max_model_len` itself, but not below what the workload sends: those requests would fail."""
+    parameter = space.parameters.get("max_model_len")
+    if parameter is None:
+        return
+    wrong = [value for value in levels(parameter) if not isinstance(value, int) or value < needed]
+    if wrong:
+        raise InputError(
+            f"search space {space.name!r}: max_model_len {', '.join(map(str, wrong))} is not a whole number of at "
+            f"least {needed}, the longest request of workload {workload!r}"
+        )
+
+
 def _engine(chosen: EngineProfile, cache: Path) -> EngineInfo:
     """What the engine's environment holds; asked once, for importing vLLM takes ten seconds."""
     executable = chosen.executable
     packages = executable.parent.parent.glob("lib/python*/site-packages")  # touched by every pip install
     changed = [place.stat().st_mtime_ns for place in (executable, *sorted(packages))]
-    identity = f"{executable}:{changed}:{sorted(chosen.environment.items())}"
+    identity = f"{__version__}:{executable}:{changed}:{sorted(chosen.environment.items())}"
     known = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-    if known.is_file():
+    with contextlib.suppress(OSError, ValidationError):  # none yet, or half written: ask again
         return EngineInfo.model_validate_json(known.read_text())
     found = probe(str(executable), environment=dict(os.environ) | chosen.environment)
-    cache.mkdir(parents=True, exist_ok=True)
-    known.write_text(found.model_dump_json(indent=2))
+    if not found.problems:
+        cache.mkdir(parents=True, exist_ok=True)
+        fresh = known.with_suffix(f".{os.getpid()}")
+        fresh.write_text(found.model_dump_json(indent=2))
+        fresh.replace(known)
     return found
 
 

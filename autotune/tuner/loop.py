@@ -9,8 +9,8 @@ from autotune.diagnosis import outcome_of
 from autotune.engine_config import EngineConfig, Value
 from autotune.errors import EnvironmentProblem
 from autotune.fleet import Fleet
-from autotune.results import Evidence, Interrupted, Trial, TrialResult
-from autotune.search_space import active, broken_rules
+from autotune.results import Evidence, FailureClass, Interrupted, Trial, TrialResult
+from autotune.search_space import BASELINE, active, broken_rules, starting_point
 from autotune.store import Store
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy
@@ -25,7 +25,7 @@ log = get_logger()
 
 POLL_S = 1.0  # between looks at the fleet, the cancel column and the clock
 MOST_START_POINTS = 10
-ABANDON_TIMEOUT_S = 60.0  # for engines that are being stopped; their supervisors go on without us
+ABANDON_TIMEOUT_S = 180.0  # for engines that are being stopped; their supervisors go on without us
 
 
 class JobCancelled(Exception):
@@ -69,10 +69,13 @@ class Tuning:
     def search(self) -> str:
         """Launch the baseline and what the proposer asks for until a limit is reached; returns the limit's name."""
         reason: str | None = None
-        while reason is None or self._fleet.busy:
+        while True:
             reason = reason or self._launch_while_there_is_room()
+            if not self._fleet.busy:
+                if reason is not None:
+                    return reason
+                self._fleet.check_fits(1)  # all free and still no room: the devices have left the cluster
             self._wait("baseline and search", len(self.searched), self.context.spec.budget.trials + 1)
-        return reason
 
     def _launch_while_there_is_room(self) -> str | None:
         """Fill the free devices; returns why no further trial will be launched, None when there may be some later."""
@@ -107,9 +110,9 @@ class Tuning:
 
     def abandon(self) -> None:
         """Cancel what runs and record how it ended, so that no trial of an ended job stays open."""
-        self._fleet.cancel_all()
         deadline_s = self._clock() + ABANDON_TIMEOUT_S
         while self._fleet.busy and self._clock() < deadline_s:
+            self._fleet.cancel_all()  # again and again: a trial that is just beginning may have missed it
             for request, result in self._fleet.finished(timeout_s=POLL_S):
                 self._finish(request.number, result)
 
@@ -125,11 +128,12 @@ class Tuning:
             self._observe(Event(phase, done - len(self._fleet.busy), planned, finished=trial, running=running))
 
     def _baseline(self) -> Trial:
-        knobs = self.context.space.starting_points["baseline"]
+        knobs = starting_point(self.context.space, BASELINE)
         return self._row("baseline", dict(knobs), self.context.baseline)
 
     def _proposed(self) -> Trial | None:
-        proposal = propose(self._plan, self.searched, self._accept)
+        most = self._fleet.most_devices
+        proposal = propose(self._plan, self.searched, lambda knobs: self._accept(knobs, most))
         if proposal is None:
             return None
         return self._row(proposal.origin, proposal.knobs, self.context.configuration(proposal.knobs))
@@ -144,13 +148,14 @@ class Tuning:
             started_at=datetime.now(UTC),
         )
 
-    def _accept(self, knobs: dict[str, Value]) -> bool:
+    def _accept(self, knobs: dict[str, Value], most_devices: int) -> bool:
         """Whether a configuration keeps the rules, fits the devices and was not launched before in this job."""
         config = self.context.configuration(knobs)
-        derived = {**self.context.derived, "devices": config.devices}
+        given = {name: value for name, value in config.arguments.items() if isinstance(value, bool | int | float | str)}
+        derived = {**given, **self.context.derived, "devices": config.devices}
         return (
             not broken_rules(self.context.space, knobs, derived)
-            and config.devices <= self._fleet.most_devices
+            and config.devices <= most_devices
             and config.hash not in self._seen
         )
 
@@ -176,6 +181,7 @@ class Tuning:
             if verdict == "abort":
                 self._finish(request.number, result)
                 raise EnvironmentProblem(_abort_message(outcome.evidence))
+            self._seen.discard(request.config.hash)  # nothing was learnt about it
         return self._finish(request.number, result)
 
     def _finish(self, number: int, result: TrialResult) -> Trial:
@@ -212,13 +218,13 @@ class Tuning:
 
 def proposer_plan(context: JobContext) -> Plan:
     """What the proposer needs of a job."""
-    spec, points = context.spec, context.space.starting_points
+    spec, space = context.spec, context.space
     start = spec.budget.start_points
     return Plan(
-        grid=Grid.of(context.space),
+        grid=Grid.of(space),
         sla=spec.sla,
-        placement=points["baseline"],
-        recipes={name: knobs for name, knobs in points.items() if name != "baseline"},
+        placement=starting_point(space, BASELINE),
+        recipes={name: starting_point(space, name) for name in space.starting_points if name != BASELINE},
         start_points=start if start is not None else min(MOST_START_POINTS, max(1, spec.budget.trials // 3)),
         sampler=spec.sampler,
         objectives=spec.objectives,
@@ -227,7 +233,8 @@ def proposer_plan(context: JobContext) -> Plan:
 
 
 def _abort_message(evidence: Evidence) -> str:
+    what = "the tuner has a defect" if evidence.failure is FailureClass.DEFECT else "the engine's environment is broken"
     return (
-        f"the engine's environment is broken, every trial would fail: {evidence.cause} {evidence.advice} "
+        f"{what}, every trial would fail: {evidence.cause} {evidence.advice} "
         f"(line: {evidence.line or '-'}; log: {evidence.log_path or '-'})"
     )

@@ -1,10 +1,16 @@
 """What a job is checked against before its first launch."""
 
+import runpy
 from pathlib import Path
 
+import pytest
+
 from autotune.engine_config import EngineConfig
+from autotune.errors import InputError
+from autotune.search_space import SearchSpace
 from autotune.settings import EngineProfile
-from autotune.tuner.context import with_profile
+from autotune.tuner import context
+from autotune.tuner.context import load_job, with_profile
 
 
 def profile(**arguments: object) -> EngineProfile:
@@ -26,3 +32,45 @@ def test_mappings_of_profile_and_job_are_united() -> None:
 
 def test_the_profiles_environment_stays_out_of_what_is_stored() -> None:
     assert with_profile(EngineConfig(), profile()).environment == {}
+
+
+SPACE = {
+    "version": 1,
+    "name": "s",
+    "parameters": {"max_num_seqs": {"type": "int", "values": [4, 8]}, "max_model_len": {"type": "fixed", "value": 32}},
+    "starting_points": {"baseline": {"max_num_seqs": 8}},
+}
+
+
+def test_a_space_may_not_cut_off_the_workloads_longest_request() -> None:
+    space = SearchSpace.model_validate(SPACE)
+    with pytest.raises(InputError, match="max_model_len 32 is not a whole number of at least 56"):
+        context._check_own_length(space, 56, "demo")
+
+
+def test_a_job_file_in_another_encoding_is_a_clear_message(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_bytes("name: größe".encode("latin-1"))
+    with pytest.raises(InputError, match=r"job\.yaml: cannot be read as UTF-8"):
+        load_job(file)
+
+
+def test_problems_of_space_and_workload_are_told_together(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        "{version: 1, name: j, model: m, devices: {resource: CPU}, sla: {p99_ttft_ms: 1}, "
+        "search_space: cpuu, workload: chatt}"
+    )
+    with pytest.raises(InputError) as refused:
+        load_job(file)
+    assert ["cpuu" in p or "chatt" in p for p in refused.value.problems] == [True, True]
+
+
+def test_a_damaged_probe_cache_is_asked_again(tmp_path: Path) -> None:
+    """Killed while writing, or written by another version."""
+    vllm = runpy.run_path("tests/data/fake_vllm.py")["install"](tmp_path)
+    engine = EngineProfile(executable=vllm, platform="cpu")
+    first = context._engine(engine, tmp_path / "probes")
+    (cached,) = (tmp_path / "probes").iterdir()
+    cached.write_text('{"executable": ')
+    assert context._engine(engine, tmp_path / "probes") == first

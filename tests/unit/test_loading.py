@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 from autotune.errors import InputError, NotFound
 from autotune.loading import bundled, find, load
 from autotune.records import Record
+from autotune.spec import JobSpec
 
 
 class Cat(Record):
@@ -196,3 +197,11 @@ def test_an_unknown_reference_says_what_was_meant_and_what_there_is(tmp_path):
         "no search space 'ascend-dens'; did you mean 'ascend-dense'? "
         f"Bundled are ascend-dense, cpu, cuda, demo; no file is at {tmp_path / 'ascend-dens'}"
     )
+
+
+def test_the_dot_of_a_percentile_is_part_of_its_name_in_an_override():
+    job = (
+        "{version: 1, name: j, model: m, devices: {resource: CPU}, search_space: s, workload: w, sla: {p99_ttft_ms: 9}}"
+    )
+    loaded = load(job, JobSpec, source="job.yaml", overrides=["sla.p99.9_ttft_ms=200"])
+    assert [line.name for line in loaded.sla.latency_limits] == ["p99_ttft_ms", "p99.9_ttft_ms"]

@@ -134,3 +134,13 @@ def test_without_a_p99_the_second_objective_is_far_beyond_what_was_seen(
     lost = make_trial(0, DEFAULTS, make_point(None, 300.0, failed=30))
     (frozen,) = proposer._frozen_trials(plan(objectives="pareto"), [lost], proposer._distributions(GRID))
     assert frozen.values == [300.0, pytest.approx(math.log(10_000) + 1.5)]  # the level lasted 10 s
+
+
+def test_nsga2_learns_from_its_generations(make_trial: MakeTrial, make_point: MakePoint) -> None:
+    """The history is rebuilt for every ask: without generations in it, nsga2 would be a random search."""
+    knobs = [GRID.values((a, b, c)) for a in (5, 0, 1, 2, 3, 4) for b in range(4) for c in range(2)]
+    trials = [
+        make_trial(n, k, make_point(100.0, 1000.0 if k["max_num_seqs"] == 128 else 10.0)) for n, k in enumerate(knobs)
+    ]
+    proposed = [propose(plan(sampler="nsga2", seed=seed), trials, anything) for seed in range(20)]
+    assert sum(p is not None and p.knobs["max_num_seqs"] == 128 for p in proposed) >= 10  # at random: 3.3

@@ -19,7 +19,6 @@ from autotune.search_space import (
     baseline_config,
     broken_rules,
     is_ordered,
-    level_index,
     levels,
     resolve,
     size,
@@ -136,16 +135,6 @@ def test_an_integer_range_has_at_most_16_rising_levels_and_keeps_its_ends(pair, 
 )
 def test_only_numbers_and_ordered_choices_have_an_order(fields, ordered):
     assert is_ordered(parameter(**fields)) is ordered
-
-
-def test_a_number_within_a_range_stands_at_the_nearest_level():
-    grid = parameter(type="int", low=8, high=64, log=True, special=["auto"])
-    assert [level_index(grid, value) for value in ("auto", 8, 30, 64)] == [0, 1, 3, 4]
-
-
-def test_a_number_outside_a_range_stands_nowhere():
-    with pytest.raises(ValueError, match="65 is not a whole number within 8 to 64"):
-        level_index(parameter(type="int", low=8, high=64), 65)
 
 
 @pytest.mark.parametrize(

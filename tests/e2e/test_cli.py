@@ -1,0 +1,324 @@
+"""The command line as people use it: what it prints, which files it writes, and how it exits."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+DONE, WRONG_INPUT, WRONG_MACHINE, NOTHING_MEETS_SLA, INTERRUPTED = 0, 2, 3, 4, 130
+DATA = Path(__file__).parents[1] / "data"
+JOB = DATA / "job" / "job.yaml"
+DEMO = Path(__file__).parents[2] / "autotune" / "demo" / "job.yaml"
+
+
+@pytest.fixture
+def cli(make_cli: Callable[..., Any], tmp_path: Path) -> Any:
+    """The command line with an empty home."""
+    return make_cli(tmp_path)
+
+
+# Job files
+
+
+def test_a_good_job_file_is_valid_and_says_what_it_would_do(cli: Any):
+    done = cli("validate", JOB)
+    assert done.returncode == DONE
+    assert "space 'tiny': 12 configurations of 2 knobs" in done.stdout
+    assert "levels 4, 16" in done.stdout
+
+
+BROKEN = """\
+version: 1
+name: tiny
+model: tiny-llama
+devices: {resource: NPUU}
+search_space: demo
+workload: demo
+sla: {p99_ttft_ms: -5}
+budgett: {trials: 3}
+"""
+
+
+def test_every_problem_of_a_job_file_is_told_with_its_line_and_what_was_probably_meant(cli: Any, tmp_path: Path):
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    done = cli("run", "broken.yaml")
+    assert done.returncode == WRONG_INPUT
+    problems = done.stderr.splitlines()
+    assert len(problems) == 3
+    assert "broken.yaml:4" in problems[0]
+    assert "'NPU'" in problems[0]
+    assert "broken.yaml:7" in problems[1]
+    assert "-5" in problems[1]
+    assert "broken.yaml:8" in problems[2]
+    assert "did you mean 'budget'" in problems[2]
+
+
+def test_a_missing_job_file_is_named(cli: Any):
+    done = cli("run", "nowhere.yaml")
+    assert (done.returncode, done.stderr) == (WRONG_INPUT, "error: nowhere.yaml: no such job file\n")
+
+
+def test_a_typo_in_set_is_told_with_what_was_probably_meant(cli: Any):
+    done = cli("validate", JOB, "--set", "budget.trails=3")
+    assert done.returncode == WRONG_INPUT
+    assert "did you mean 'trials'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_sla_line_is_told_with_the_form_of_one(cli: Any):
+    done = cli("validate", JOB, "--sla", "p99_tttft_ms=3")
+    assert done.returncode == WRONG_INPUT
+    assert "p99_ttft_ms" in done.stderr
+
+
+def test_sla_is_short_for_set(cli: Any):
+    done = cli("validate", JOB, "--set", "sla.p99_ttft_ms=-7", "--sla", "p99_tpot_ms=-8")
+    assert done.returncode == WRONG_INPUT
+    assert "-7" in done.stderr
+    assert "-8" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def schema(archive: Any) -> dict[str, Any]:
+    return json.loads(archive.cli("schema").stdout)
+
+
+def test_the_printed_schema_is_valid_and_accepts_the_shipped_job(schema: dict[str, Any]):
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load(DEMO.read_text()), schema)
+
+
+@pytest.mark.parametrize("typo", [{"budgett": {}}, {"sla": {"p99_tttft_ms": 200}}, {"sampler": "gpp"}])
+def test_the_printed_schema_refuses_a_typo(typo: dict[str, Any], schema: dict[str, Any]):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(DEMO.read_text()) | typo, schema)
+
+
+# Finished jobs
+
+
+def test_jobs_lists_every_job_with_its_result(archive: Any):
+    done = archive.cli("jobs", "--json")
+    assert {job["id"]: job["status"] for job in json.loads(done.stdout)} == {
+        archive.job.id: "succeeded",
+        archive.hopeless.id: "succeeded",
+    }
+
+
+def test_trials_tells_the_cause_the_advice_and_the_line_of_a_failure(archive: Any):
+    done = archive.cli("trials", archive.job.id)
+    assert done.returncode == DONE
+    assert "trial 3: Out of device memory. Lower gpu_memory_utilization." in done.stdout
+    assert "NPU out of memory. Tried to allocate 22.00 MiB" in done.stdout
+
+
+def test_trials_as_json_are_the_rows(archive: Any):
+    trials = json.loads(archive.cli("trials", archive.job.id, "--json").stdout)
+    assert [trial["result"]["outcome"]["kind"] for trial in trials] == [
+        "measured",
+        "measured",
+        "measured",
+        "infeasible",
+    ]
+
+
+def test_pareto_as_json_is_the_stored_result(archive: Any):
+    result = json.loads(archive.cli("pareto", archive.job.id, "--json").stdout)
+    front = [(p["trial"], p["output_throughput_per_device"], p["p99_ttft_ms"]) for p in result["front"]["points"]]
+    assert front == [(0, 500.0, 100.0), (1, 700.0, 150.0)]
+    assert result["recommendation"]["trial"] == 1
+
+
+def test_pareto_compares_the_front_with_the_baseline(archive: Any):
+    done = archive.cli("pareto", archive.job.id)
+    assert done.returncode == DONE
+    assert "The baseline keeps the SLA (p99_ttft_ms ≤ 400) with 500.0 tok/s" in done.stdout
+    assert "1.40×" in done.stdout
+
+
+def test_pareto_writes_the_front_as_a_page(archive: Any, tmp_path: Path):
+    archive.cli("pareto", archive.job.id, "--page", tmp_path / "front.html")
+    page = (tmp_path / "front.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "misses the SLA" in page
+
+
+@pytest.mark.parametrize(
+    ("policy", "seqs"),
+    [("max-throughput", 32), ("min-latency", 256), ("knee", 32), ("trial=0", 256), ("trial=1:0", 32)],
+)
+def test_every_policy_selects_its_configuration(policy: str, seqs: int, archive: Any):
+    done = archive.cli("export", archive.job.id, "--select", policy)
+    assert done.returncode == DONE, done.stderr
+    assert yaml.safe_load(done.stdout)["max-num-seqs"] == seqs
+
+
+def export(archive: Any, form: str) -> str:
+    done = archive.cli("export", archive.job.id, "--format", form)
+    assert done.returncode == DONE, done.stderr
+    return done.stdout
+
+
+def test_the_vllm_export_is_a_config_file_with_its_evidence(archive: Any):
+    text = export(archive, "vllm")
+    document = yaml.safe_load(text)
+    assert (document["max-num-seqs"], document["block-size"]) == (32, 64)
+    assert "# measured at 4 concurrent per device: 700.0 tok/s per device, P99 TTFT 150 ms" in text
+
+
+def test_the_command_export_is_a_shell_line(archive: Any):
+    text = export(archive, "command")
+    assert "vllm serve" in text
+    assert "--max-num-seqs 32" in text
+
+
+def test_the_env_export_says_that_there_is_nothing_to_set(archive: Any):
+    assert "# this configuration needs no environment variables" in export(archive, "env")
+
+
+def test_the_json_export_has_arguments_and_evidence(archive: Any):
+    document = json.loads(export(archive, "json"))
+    assert document["arguments"] == {"max_num_seqs": 32, "block_size": 64}
+    assert document["throughput_versus_baseline"] == pytest.approx(1.4)
+
+
+def test_the_csv_export_is_the_front(archive: Any):
+    rows = list(csv.DictReader(export(archive, "csv").splitlines()))
+    assert [(row["trial"], row["max_num_seqs"], row["selected"]) for row in rows] == [
+        ("0", "256", "False"),
+        ("1", "32", "True"),
+    ]
+
+
+def test_an_export_can_go_to_a_file(archive: Any, tmp_path: Path):
+    done = archive.cli("export", archive.job.id, "-o", tmp_path / "best.yaml")
+    assert (done.returncode, done.stdout) == (DONE, "")
+    assert yaml.safe_load((tmp_path / "best.yaml").read_text())["max-num-seqs"] == 32
+
+
+def test_an_export_of_a_job_in_which_nothing_meets_the_sla_exits_4_and_names_the_closest(archive: Any):
+    done = archive.cli("export", archive.hopeless.id)
+    assert (done.returncode, done.stdout) == (NOTHING_MEETS_SLA, "")
+    assert "nothing meets the SLA; the closest was trial 2: P99 TTFT 600 ms" in done.stderr
+
+
+def test_an_unknown_job_is_told_with_what_was_probably_meant(archive: Any):
+    done = archive.cli("pareto", "tinny")
+    assert done.returncode == WRONG_INPUT
+    assert done.stderr == "error: no job has the id or name 'tinny'; did you mean 'tiny'?\n"
+
+
+def test_an_unknown_policy_is_told_with_what_was_probably_meant(archive: Any):
+    done = archive.cli("export", archive.job.id, "--select", "max-througput")
+    assert done.returncode == WRONG_INPUT
+    assert "did you mean max-throughput?" in done.stderr
+
+
+def test_an_unknown_format_is_told_with_what_was_probably_meant(archive: Any):
+    done = archive.cli("export", archive.job.id, "--format", "jsn")
+    assert done.returncode == WRONG_INPUT
+    assert "did you mean json?" in done.stderr
+
+
+# The machine
+
+
+def test_a_missing_engine_is_a_problem_of_the_machine(cli: Any):
+    cli.environment["AUTOTUNE_VLLM"] = "/nowhere/vllm"
+    done = cli("run", JOB, "--set", "engine=vllm")
+    assert done.returncode == WRONG_MACHINE
+    assert done.stderr == "error: AUTOTUNE_VLLM names /nowhere/vllm, which is no executable\n"
+
+
+HEAVY = ("ray", "optuna", "sqlalchemy", "aiohttp", "pandas", "plotly", "torch", "numpy", "scipy")
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys; sys.argv = ['autotune', '--help']\n"
+        "from autotune.cli.main import main\n"
+        "try: main()\n"
+        f"finally: sys.stderr.write(' '.join(name for name in {HEAVY} if name in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert "Tune an LLM serving engine" in done.stdout
+    assert done.stderr == ""
+
+
+# Whole jobs
+
+
+def launches(home: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(home.glob("jobs/*/*/launch.json"))]
+
+
+@pytest.mark.ray
+def test_run_tunes_writes_its_files_and_exits_0(cli: Any, working_below: Callable[[Path], list[int]]):
+    small = ("--set", "budget.trials=3", "--set", "budget.confirm_top=1")
+    done = cli("run", JOB, *small, "--sla", "p99_ttft_ms=5000", "--best", "best.yaml", "--page", "front.html")
+    assert done.returncode == DONE, done.stdout + done.stderr
+    assert "confirmed by 2 re-runs" in " ".join(done.stdout.split())
+    assert "serve --config best.yaml" in done.stdout
+    assert yaml.safe_load((cli.home / "best.yaml").read_text())["max-model-len"] == 64
+    assert "Pareto front" in (cli.home / "front.html").read_text()
+    assert [job["status"] for job in json.loads(cli("jobs", "--json").stdout)] == ["succeeded"]
+    assert working_below(cli.home / "jobs") == []
+
+
+@pytest.mark.ray
+def test_an_sla_that_nothing_meets_exits_4_names_the_closest_and_writes_no_file(cli: Any):
+    done = cli("run", JOB, "--set", "budget.trials=1", "--sla", "p99_ttft_ms=1", "--best", "best.yaml")
+    assert done.returncode == NOTHING_MEETS_SLA, done.stdout + done.stderr
+    assert "the closest was trial" in " ".join(done.stdout.split())
+    assert not (cli.home / "best.yaml").exists()
+
+
+@pytest.mark.ray
+def test_a_broken_environment_exits_3_with_advice_after_one_launch(cli: Any, fake_vllm: Path):
+    shutil.copytree(fake_vllm.parent, cli.home / "broken")
+    (cli.home / "broken" / "vllm").write_text(
+        "#!/bin/sh\necho launched >> ../../../launches.txt\n"
+        "echo 'ImportError: libascend_hal.so: cannot open shared object file: No such file or directory'\nexit 1\n"
+    )
+    settings = yaml.safe_load((cli.home / "settings.yaml").read_text())
+    settings["profiles"]["fake"]["executable"] = str(cli.home / "broken" / "vllm")
+    (cli.home / "settings.yaml").write_text(yaml.safe_dump(settings))
+    done = cli("run", JOB)
+    assert done.returncode == WRONG_MACHINE, done.stdout + done.stderr
+    assert done.stderr.startswith("error: the engine's environment is broken, every trial would fail")
+    assert (cli.home / "launches.txt").read_text() == "launched\n"
+
+
+@pytest.mark.ray
+def test_ctrl_c_cancels_the_job_keeps_its_results_and_leaves_nothing(
+    cli: Any, working_below: Callable[[Path], list[int]]
+):
+    """As a terminal does it: SIGINT to the whole foreground group, once the first trial has been told."""
+    command = cli.command("run", JOB)
+    with subprocess.Popen(
+        command, env=cli.environment, cwd=cli.home, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        assert running.stdout is not None
+        told = next(line for line in running.stdout if line.startswith("trial"))
+        os.killpg(running.pid, signal.SIGINT)
+        rest = running.stdout.read()
+        code = running.wait(60)
+    assert told.split()[:3] == ["trial", "0", "baseline"]
+    assert code == INTERRUPTED, rest
+    assert "cancelled; what was measured is kept" in " ".join(rest.split())
+    (job,) = json.loads(cli("jobs", "--json").stdout)
+    trials = json.loads(cli("trials", job["id"], "--json").stdout)
+    assert job["status"] == "cancelled"
+    assert trials[0]["result"]["outcome"]["kind"] == "measured"
+    assert all(trial["result"] is not None for trial in trials)
+    assert working_below(cli.home / "jobs") == []

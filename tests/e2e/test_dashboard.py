@@ -1,0 +1,132 @@
+"""What people see of a study in Optuna dashboard, in a real browser."""
+
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+pytestmark = pytest.mark.browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+QUIET = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+START_S = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until_listening(port: int) -> None:
+    pause = threading.Event()
+    for _ in range(int(START_S / 0.1)):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        pause.wait(0.1)
+    pytest.fail(f"the dashboard does not listen on port {port} after {START_S:g} s")
+
+
+@pytest.fixture(scope="module")
+def address(archive: Any) -> Iterator[str]:
+    """The dashboard on the archive's database, started as people start it; the first study's page."""
+    port = free_port()
+    command = archive.cli.command("dashboard", "--port", port)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=archive.cli.environment, cwd=archive.cli.home, **quiet) as server:
+        until_listening(port)
+        yield f"http://127.0.0.1:{port}/dashboard/studies/1"
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def page(address: str) -> Iterator[Page]:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no Chromium on PATH (looked for {', '.join(BROWSERS)})")
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=found, args=QUIET) as browser:
+        yield browser.new_page(viewport={"width": 1500, "height": 1100})
+
+
+@pytest.fixture(scope="module")
+def study(page: Page, address: str) -> Page:
+    """The study's page, once its plots are drawn."""
+    page.goto(address)
+    page.wait_for_selector("#graph-pareto-front.js-plotly-plot")
+    page.wait_for_selector("#graph-timeline.js-plotly-plot")
+    return page
+
+
+def drawn(page: Page, plot: str) -> list[dict[str, Any]]:
+    """The traces of a plotly plot that show trials."""
+    script = """plot => document.getElementById(plot).data
+        .filter(trace => trace.marker && trace.marker.color !== '#ffffff00')
+        .map(trace => ({name: trace.name, x: trace.x, y: trace.y, color: trace.marker.color}))"""
+    return [trace for trace in page.evaluate(script, plot) if trace["x"]]
+
+
+def test_the_pareto_plot_has_the_measured_trials_with_the_violator_told_apart(study: Page):
+    infeasible, best = drawn(study, "graph-pareto-front")
+    assert (infeasible["x"], infeasible["y"], infeasible["color"]) == ([900], [600], "#cccccc")
+    assert (best["x"], best["y"]) == ([500, 700], [100, 150])
+
+
+def test_the_timeline_tells_infeasible_and_failed_trials_apart(study: Page):
+    assert {trace["name"]: len(trace["y"]) for trace in drawn(study, "graph-timeline")} == {
+        "Complete": 2,
+        "Infeasible": 1,
+        "Fail": 1,
+    }
+
+
+def test_the_objectives_have_names_with_units(study: Page):
+    text = study.inner_text("body")
+    assert "output throughput per device (tok/s)" in text
+    assert "P99 TTFT (ms)" in text
+
+
+def test_a_trial_that_violates_the_sla_is_not_among_the_best(study: Page):
+    best = study.locator(".MuiCard-root", has_text="Best Trials").inner_text()
+    assert "Trial 0" in best
+    assert "Trial 1" in best
+    assert "Trial 2" not in best
+
+
+def test_the_study_says_what_it_is_about(study: Page):
+    text = study.inner_text("body")
+    assert "engine version" in text
+    assert "vllm 0.32.0" in text
+
+
+@pytest.fixture(scope="module")
+def failed(study: Page, address: str) -> str:
+    """The text of the failed trial's page."""
+    study.goto(f"{address}/trials?numbers=3")
+    study.get_by_text("Trial 3 (trial_id=4)").wait_for()
+    return study.inner_text("body")
+
+
+def test_a_failed_trial_tells_its_cause_its_advice_and_the_line(failed: str):
+    assert "cause: Out of device memory." in failed
+    assert "advice: Lower gpu_memory_utilization." in failed
+    assert "line: NPU out of memory. Tried to allocate 22.00 MiB" in failed
+
+
+def test_knobs_are_shown_with_their_real_values(failed: str):
+    assert "max_num_seqs 8" in failed
+    assert "block_size 16" in failed

@@ -1,0 +1,35 @@
+"""A Ray cluster of two pretended NPUs."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from autotune.fleet import Fleet
+from autotune.spec import Devices
+
+NPUS = Devices(resource="NPU")
+
+
+@pytest.fixture(scope="module")
+def two_npus(
+    install_npu_smi: Callable[[Path, str], None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Devices]:
+    """A local Ray that counts two NPUs; `npu-smi` on PATH shows a machine with eight.
+
+    Ray's processes inherit the environment as it is when Ray starts. Their temporary folder is short, because the
+    path of a socket has at most 107 bytes.
+    """
+    tools = tmp_path_factory.mktemp("tools")
+    install_npu_smi(tools, "info_a2_idle")
+    short = tempfile.mkdtemp(prefix="at-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("TMPDIR", short)
+        patch.setenv("RAY_TMPDIR", short)
+        with Fleet(NPUS, address=None, local_devices=2):
+            yield NPUS
+    shutil.rmtree(short)

@@ -1,0 +1,155 @@
+"""Trials as Ray actors on a real local Ray with two pretended NPUs."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from autotune.engine_config import EngineConfig
+from autotune.errors import EnvironmentProblem
+from autotune.fleet import Fleet
+from autotune.results import FailureClass, Interrupted, Measured, TrialResult
+from autotune.spec import Devices
+from autotune.trial import TrialRequest
+from autotune.tuner import JobContext
+
+pytestmark = pytest.mark.ray
+
+PATIENCE_S = 60.0
+
+MakeContext = Callable[..., JobContext]
+
+
+@pytest.fixture
+def fleet(two_npus: Devices) -> Iterator[Fleet]:
+    with Fleet(two_npus, address=None) as opened:
+        yield opened
+
+
+@pytest.fixture
+def context(make_context: MakeContext, tmp_path: Path) -> JobContext:
+    return make_context(tmp_path, "devices.resource=NPU", platform="ascend")
+
+
+def request(context: JobContext, number: int, *, devices: int = 1, **changes: Any) -> TrialRequest:
+    base = TrialRequest(
+        job=context.job.id,
+        number=number,
+        config=EngineConfig(arguments={"max_model_len": 64, "tensor_parallel_size": devices}, devices=devices),
+        profile=context.profile,
+        resource="NPU",
+        model=context.model,
+        engine_version=context.engine.version,
+        workload=context.workload,
+        sla=context.spec.sla,
+        levels=(0, 1),
+        search_seed=1,
+        confirm_seeds=(),
+        folder=context.folder,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def results(fleet: Fleet, count: int) -> dict[int, TrialResult]:
+    """Wait for so many trials to end."""
+    ended: dict[int, TrialResult] = {}
+    deadline = time.monotonic() + PATIENCE_S
+    while len(ended) < count:
+        assert time.monotonic() < deadline, f"only {sorted(ended)} ended, {fleet.busy} run"
+        ended |= {request.number: result for request, result in fleet.finished(timeout_s=0.5)}
+        fleet.progress()
+    return ended
+
+
+def until_stage(fleet: Fleet, number: int, stage: str) -> None:
+    """Wait until a trial says that it is there."""
+    deadline = time.monotonic() + PATIENCE_S
+    while fleet.progress().get(number, {}).get("stage") != stage:
+        assert time.monotonic() < deadline, fleet.progress()
+        assert fleet.finished(timeout_s=0.2) == []
+
+
+def launch(asked: TrialRequest) -> dict[str, Any]:
+    return json.loads((asked.artifacts / "launch.json").read_text())
+
+
+def visible(asked: TrialRequest) -> str:
+    return launch(asked)["environment"]["ASCEND_RT_VISIBLE_DEVICES"]
+
+
+def test_a_trial_that_no_node_could_ever_run_is_refused_with_what_the_cluster_has(fleet: Fleet):
+    with pytest.raises(EnvironmentProblem, match=r"a trial needs 4 NPU on one node, the largest node .* has 2"):
+        fleet.check_fits(4)
+
+
+def test_a_trial_that_fits_is_not_refused(fleet: Fleet):
+    assert (fleet.check_fits(2), fleet.most_devices) == (None, 2)
+
+
+def test_two_trials_run_at_once_on_different_devices_with_ports_of_their_own(fleet: Fleet, context: JobContext):
+    first, second = request(context, 0), request(context, 1)
+    fleet.start(first)
+    assert fleet.has_room(1)
+    fleet.start(second)
+    assert not fleet.has_room(1)
+    ended = results(fleet, 2)
+    assert all(isinstance(result.outcome, Measured) for result in ended.values())
+    assert {visible(first), visible(second)} == {"0", "1"}
+    assert {launch(asked)["environment"]["HCCL_IF_BASE_PORT"] for asked in (first, second)} == {"20000", "20016"}
+    assert {ended[0].devices, ended[1].devices} == {("0",), ("1",)}
+
+
+def test_a_wide_trial_waits_for_its_devices_and_then_runs(fleet: Fleet, context: JobContext):
+    """The actor of the narrow trial must not rest on a device that the wide one waits for."""
+    narrow, wide = request(context, 0), request(context, 1, devices=2)
+    fleet.start(narrow)
+    fleet.start(wide)
+    ended = results(fleet, 2)
+    assert all(isinstance(result.outcome, Measured) for result in ended.values())
+    assert visible(wide) == "0,1"
+
+
+def test_a_killed_actor_is_an_interrupted_trial_whose_engine_ends_too(
+    fleet: Fleet, context: JobContext, working_below: Callable[[Path], list[int]]
+):
+    slow = context.workload.model_copy(update={"requests_per_level": 4000})
+    asked = request(context, 0, workload=slow)
+    fleet.start(asked)
+    until_stage(fleet, 0, "loading")
+    engine = psutil.Process(launch(asked)["pid"])
+    supervisor = engine.parents()[0]
+    actor = supervisor.parents()[0]
+    actor.kill()
+    outcome = results(fleet, 1)[0].outcome
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.NODE
+    assert psutil.wait_procs([engine, supervisor], timeout=15)[1] == []
+    assert working_below(context.folder) == []
+
+
+def test_a_cancel_ends_every_running_trial(fleet: Fleet, context: JobContext):
+    slow = context.workload.model_copy(update={"requests_per_level": 4000})
+    fleet.start(request(context, 0, workload=slow))
+    fleet.start(request(context, 1, workload=slow))
+    until_stage(fleet, 0, "loading")
+    fleet.cancel_all()
+    outcomes = [result.outcome for result in results(fleet, 2).values()]
+    assert [outcome.evidence.failure for outcome in outcomes if isinstance(outcome, Interrupted)] == [
+        FailureClass.CANCELLED,
+        FailureClass.CANCELLED,
+    ]
+
+
+def test_leaving_the_fleet_leaves_no_engine(
+    two_npus: Devices, context: JobContext, working_below: Callable[[Path], list[int]]
+):
+    slow = context.workload.model_copy(update={"requests_per_level": 4000})
+    with Fleet(two_npus, address=None) as fleet:
+        fleet.start(request(context, 0, workload=slow))
+        until_stage(fleet, 0, "loading")
+    assert working_below(context.folder) == []

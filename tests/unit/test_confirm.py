@@ -1,0 +1,76 @@
+"""Re-runs keep the SLA when mean plus one standard error of every line is within its limit."""
+
+from collections.abc import Callable
+
+import pytest
+
+from autotune.measurement import quantile
+from autotune.results import Latency, LoadPoint
+from autotune.spec import Sla
+from autotune.tuner.confirm import judge
+
+SLA = Sla.model_validate({"p99_ttft_ms": 200})
+
+MakePoint = Callable[..., LoadPoint]
+
+
+def test_runs_well_within_the_limit_hold(make_point: MakePoint):
+    assert judge(4, [make_point(100.0), make_point(110.0), make_point(105.0)], SLA).holds
+
+
+def test_the_standard_error_is_added_to_the_mean(make_point: MakePoint):
+    """Mean 190, standard deviation 10·√3, standard error 10: 200 holds, a hair more does not."""
+    spread = 3**0.5 * 10
+    assert judge(4, [make_point(190 - spread), make_point(190.0), make_point(190 + spread - 1e-6)], SLA).holds
+    assert not judge(4, [make_point(190 - spread), make_point(190.1), make_point(190 + spread)], SLA).holds
+
+
+def test_one_bad_run_among_good_ones_can_break_the_promise(make_point: MakePoint):
+    """Mean 170, standard error 70."""
+    assert not judge(4, [make_point(100.0), make_point(100.0), make_point(310.0)], SLA).holds
+
+
+def test_a_mean_within_the_limit_is_not_enough(make_point: MakePoint):
+    """Mean 195, standard error 25."""
+    assert not judge(4, [make_point(170.0), make_point(220.0)], SLA).holds
+
+
+def test_one_run_is_judged_by_itself(make_point: MakePoint):
+    assert judge(4, [make_point(200.0)], SLA).holds
+    assert not judge(4, [make_point(200.1)], SLA).holds
+
+
+def test_a_run_without_a_p99_does_not_hold_and_leaves_no_number(make_point: MakePoint):
+    told = judge(4, [make_point(100.0), make_point(None, failed=1)], Sla.model_validate({"p99_ttft_ms": 900}))
+    assert (told.holds, told.p99_ttft_ms) == (False, None)
+
+
+def test_failed_requests_count_against_the_error_rate(make_point: MakePoint):
+    """3 of 300 in every run is 1 %, the limit; 6 of 300 is 2 %."""
+    assert judge(4, [make_point(100.0, failed=3)] * 2, SLA).holds
+    assert not judge(4, [make_point(100.0, failed=6)] * 2, SLA).holds
+
+
+@pytest.mark.parametrize(("limit_ms", "holds"), [(10.0, True), (9.9, False)])
+def test_every_line_of_the_sla_is_judged(limit_ms: float, holds: bool, make_point: MakePoint):
+    """The TPOT of every run is 10 ms."""
+    sla = Sla.model_validate({"p99_ttft_ms": 200, "p99_tpot_ms": limit_ms})
+    assert judge(4, [make_point(100.0)] * 3, sla).holds is holds
+
+
+def test_a_line_about_something_that_cannot_be_late_is_met(make_point: MakePoint):
+    """Answers of one token have no time per output token."""
+    nothing = Latency(count=0, mean_ms=None, quantiles=(quantile([], 99),))
+    runs = [make_point(100.0).model_copy(update={"tpot": nothing})] * 2
+    assert judge(4, runs, Sla.model_validate({"p99_tpot_ms": 5})).holds
+
+
+def test_the_confirmation_reports_mean_throughput_and_worst_latency(make_point: MakePoint):
+    told = judge(4, [make_point(100.0, 480.0), make_point(140.0, 520.0)], SLA)
+    assert (told.trial, told.output_throughput_per_device, told.p99_ttft_ms) == (4, 500.0, 140.0)
+
+
+def test_the_runs_and_their_load_are_kept(make_point: MakePoint):
+    runs = [make_point(100.0, value=16.0), make_point(120.0, value=16.0)]
+    told = judge(4, runs, SLA)
+    assert (list(told.runs), told.load.value) == (runs, 16.0)

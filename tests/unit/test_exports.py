@@ -1,0 +1,77 @@
+"""From a stored job and a selection to the evidence of an export."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from autotune.cli.exports import source_of
+from autotune.export import export
+from autotune.results import Confirmation, Job, JobResult, JobStatus, LoadPoint, Trial
+from autotune.selection import pareto_front, recommend
+from autotune.spec import Sla
+
+SLA = Sla.model_validate({"p99_ttft_ms": 200})
+SPEC = {
+    "version": 1,
+    "name": "demo",
+    "model": "m",
+    "devices": {"resource": "CPU"},
+    "search_space": "cpu",
+    "workload": "chat",
+    "sla": {"p99_ttft_ms": 200},
+}
+
+
+@pytest.fixture
+def finished(make_trial: Callable[..., Trial], make_point: Callable[..., LoadPoint]) -> tuple[Job, tuple[Trial, ...]]:
+    """Trial 1 was confirmed at 8 concurrent (level 1) with 800 tok/s; at 4 concurrent it had 200."""
+    base = [make_point(100.0, 400.0, level=1, value=8)]
+    points = [make_point(50.0, 200.0, level=0, value=4), make_point(150.0, 810.0, level=1, value=8)]
+    trials = (make_trial(0, {"max_num_seqs": 8}, *base), make_trial(1, {"max_num_seqs": 64}, *points))
+    again = [
+        Confirmation(
+            trial=trial.number,
+            load=run.load,
+            runs=(run,),
+            holds=True,
+            output_throughput_per_device=run.output_throughput,
+            p99_ttft_ms=run.p99_ttft_ms,
+        )
+        for trial, run in zip(trials, (base[0], make_point(150.0, 800.0, level=1, value=8)), strict=True)
+    ]
+    result = JobResult(
+        stopped_by="trials",
+        front=pareto_front(trials),
+        recommendation=recommend(trials, again, SLA),
+        confirmations=tuple(again),
+    )
+    job = Job(
+        id="demo-1",
+        name="demo",
+        status=JobStatus.SUCCEEDED,
+        spec=SPEC,
+        space={},
+        workload={},
+        model_path="/models/m",
+        folder="",
+        result=result,
+        created_at=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    return job, trials
+
+
+def test_the_recommendation_carries_its_re_runs(finished: tuple[Job, tuple[Trial, ...]]) -> None:
+    source = source_of(*finished, "recommended")
+    assert source is not None
+    assert "this configuration has 2.00 times its throughput" in export(source, "vllm")
+
+
+def test_a_level_that_was_not_measured_again_borrows_nothing_from_one_that_was(
+    finished: tuple[Job, tuple[Trial, ...]],
+) -> None:
+    source = source_of(*finished, "trial=1:0")
+    assert source is not None
+    text = export(source, "vllm")
+    assert "not confirmed by re-runs" in text
+    assert "this configuration has 0.50 times its throughput" in text
