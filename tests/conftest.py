@@ -24,7 +24,7 @@ from autotune.results import (
     TrialResult,
 )
 from autotune.settings import EngineProfile, Settings
-from autotune.tuner import JobContext, load_job, prepare
+from autotune.tuner.context import JobContext, load_job, prepare
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

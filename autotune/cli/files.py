@@ -11,7 +11,7 @@ from autotune.errors import EnvironmentProblem
 from autotune.search_space import size, tunable
 from autotune.settings import load_settings, profile
 from autotune.spec import json_schema
-from autotune.tuner import load_job
+from autotune.tuner.context import load_job
 
 
 def validate_file(job_file: Path, overrides: list[str]) -> None:

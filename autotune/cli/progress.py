@@ -1,6 +1,7 @@
 """The progress bar of a running job, and a line for every trial that ends."""
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from autotune.report.rows import knob_text, milliseconds
-from autotune.results import Evidence, Measured, Trial
-from autotune.tuner import Event, Observer
+from autotune.report.rows import changed_knobs, knob_text, milliseconds
+from autotune.results import Evidence, LoadPoint, Measured, Trial
+from autotune.tuner.events import Event, Observer
 
 
 @contextmanager
@@ -25,28 +26,47 @@ def progress_bar(console: Console) -> Iterator[Observer]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting Ray", total=None)
+        baseline: dict[str, Any] = {}
 
         def observe(event: Event) -> None:
             if event.finished is not None:
-                console.print(trial_line(event.finished), highlight=False)
+                console.print(trial_line(event.finished, baseline), highlight=False)
+                if event.finished.purpose == "baseline":
+                    baseline.update(event.finished.knobs)
             doing = "; ".join(f"trial {number}: {_stage(facts)}" for number, facts in sorted(event.running.items()))
             progress.update(task, description=doing or event.phase, completed=event.done, total=event.planned)
 
         yield observe
 
 
-def trial_line(trial: Trial) -> str:
-    """One line about a trial that ended: what it was, and what came of it."""
-    knobs = escape(knob_text(trial.knobs))
+def trial_line(trial: Trial, baseline: Mapping[str, Any]) -> str:
+    """One line about a trial that ended: what it was, what came of it, and which knobs are not the baseline's."""
     origin = trial.origin if trial.confirms is None else f"re-run of {trial.confirms}"
     head = f"trial {trial.number:>2} {escape(origin):<18}"
+    knobs = escape(knob_text(changed_knobs(trial.knobs, baseline))) if baseline else ""
     outcome = trial.result.outcome if trial.result else None
     if isinstance(outcome, Measured):
-        point = outcome.closest_point
-        verdict = "[green]meets the SLA[/green]" if outcome.operating_point else "[yellow]misses the SLA[/yellow]"
-        measured = f"{point.output_throughput_per_device:8,.0f} tok/s, P99 TTFT {milliseconds(point.p99_ttft_ms)}"
-        return f"{head} {measured} at {point.load}: {verdict}  {knobs}"
-    return f"{head} [red]{escape(_failure(outcome.evidence))}[/red]  {knobs}" if outcome else head
+        told = _re_runs(outcome.points) if trial.confirms is not None else _operating_point(outcome)
+    else:
+        told = f"[red]{escape(_failure(outcome.evidence))}[/red]" if outcome else ""
+    return f"{head} {told}  {knobs}".rstrip()
+
+
+def _operating_point(outcome: Measured) -> str:
+    point = outcome.closest_point
+    verdict = "[green]meets the SLA[/green]" if outcome.operating_point else "[yellow]misses the SLA[/yellow]"
+    return f"{_numbers(point.output_throughput_per_device, point.p99_ttft_ms)} at {point.load}: {verdict}"
+
+
+def _re_runs(points: Sequence[LoadPoint]) -> str:
+    throughput = statistics.fmean(point.output_throughput_per_device for point in points)
+    worst = max((p.p99_ttft_ms for p in points if p.p99_ttft_ms is not None), default=None)
+    held = sum(point.feasible for point in points)
+    return f"{_numbers(throughput, worst)} at {points[0].load}: {held} of {len(points)} runs meet the SLA"
+
+
+def _numbers(throughput: float, p99_ttft_ms: float | None) -> str:
+    return f"{throughput:6,.0f} tok/s, P99 TTFT {milliseconds(p99_ttft_ms)}"
 
 
 def _failure(evidence: Evidence) -> str:

@@ -12,8 +12,6 @@ from autotune.cli.console import console as open_console
 from autotune.cli.exports import result_of, source_of
 from autotune.cli.outcome import NOTHING_MEETS_SLA, check_writable, write
 from autotune.export import export
-from autotune.report.page import front_page
-from autotune.report.plot import front_plot_text
 from autotune.report.rows import baseline_point, searched_points
 from autotune.report.tables import baseline_panel, front_table, trials_table
 from autotune.results import Measured
@@ -60,10 +58,14 @@ def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
         trials = store.trials(job.id)
     result, sla = result_of(job), JobSpec.model_validate(job.spec).sla
     if page is not None:
+        from autotune.report.page import front_page  # plotly takes a second to import
+
         write(page, front_page(result.front, trials, sla, title=job.id))
     if as_json:
         print(result.model_dump_json(indent=2))
         return
+    from autotune.report.plot import front_plot_text
+
     console = open_console()
     console.print(baseline_panel(trials, sla))
     console.print(front_table(result.front, trials))

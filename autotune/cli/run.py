@@ -24,7 +24,10 @@ from autotune.store import Store, url_for_optuna
 from autotune.study import note
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
-from autotune.tuner import JobCancelled, JobContext, Observer, Seats, load_job, prepare, run_job
+from autotune.tuner.context import JobContext, load_job, prepare
+from autotune.tuner.events import Observer
+from autotune.tuner.job import run_job
+from autotune.tuner.loop import JobCancelled, Seats
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from autotune.store import Store
 from autotune.study import note
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
-from autotune.tuner import JobContext
+from autotune.tuner.context import JobContext
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

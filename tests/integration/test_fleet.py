@@ -16,7 +16,7 @@ from autotune.fleet import Fleet
 from autotune.results import FailureClass, Interrupted, Measured, TrialResult
 from autotune.spec import Devices
 from autotune.trial import TrialRequest
-from autotune.tuner import JobContext
+from autotune.tuner.context import JobContext
 
 pytestmark = pytest.mark.ray
 

@@ -18,7 +18,7 @@ from autotune.platforms import cpu
 from autotune.results import FailureClass, Infeasible, Interrupted, Measured, TrialResult
 from autotune.trial import Control, Grant, TrialRequest, run_trial
 from autotune.trial.run import lock_folder
-from autotune.tuner import JobContext
+from autotune.tuner.context import JobContext
 
 ONE_CORE = Grant((), 1)
 SEED = 7

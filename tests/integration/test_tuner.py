@@ -23,7 +23,10 @@ from autotune.spec import Devices
 from autotune.store import Store
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
-from autotune.tuner import Event, JobCancelled, JobContext, Seats, run_job
+from autotune.tuner.context import JobContext
+from autotune.tuner.events import Event
+from autotune.tuner.job import run_job
+from autotune.tuner.loop import JobCancelled, Seats
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 

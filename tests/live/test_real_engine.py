@@ -20,7 +20,7 @@ from autotune.export import ExportSource, export
 from autotune.platforms import cpu
 from autotune.results import FailureClass, Infeasible, Measured, Trial, TrialResult
 from autotune.trial import Control, Grant, TrialRequest, run_trial
-from autotune.tuner import JobContext
+from autotune.tuner.context import JobContext
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
 
