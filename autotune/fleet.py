@@ -240,6 +240,8 @@ def _quiet_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # Ray runs its workers, and so the engines, at niceness 15: whatever else the host does would spoil a measurement.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def _local_resources(resource: str, count: int) -> dict[str, Any]:

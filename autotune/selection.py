@@ -75,7 +75,7 @@ def parse_policy(text: str) -> Policy:
         return _RULE_NAMES[text]
     close = difflib.get_close_matches(text, POLICIES, n=1)
     hint = f" did you mean {close[0]}?" if close else ""
-    raise InputError(f"unknown selection {text!r};{hint} use one of: {', '.join(POLICIES)}")
+    raise InputError(f"unknown selection {text!r};{hint} use one of: recommended, {', '.join(POLICIES)}")
 
 
 def choose(front: ParetoFront, policy: Policy, trials: Sequence[Trial] = ()) -> FrontPoint:

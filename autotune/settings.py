@@ -124,7 +124,9 @@ def profile(settings: Settings, name: str) -> EngineProfile:
         known = sorted({*settings.profiles, DETECTED})
         close = get_close_matches(name, known, n=1)
         guess = f"did you mean '{close[0]}'? " if close else ""
-        raise NotFound(f"no engine profile '{name}'; {guess}Profiles are {', '.join(known)}, from {settings_file()}")
+        raise NotFound(
+            f"no engine profile '{name}'; {guess}Known: {', '.join(known)}; others are set in {settings_file()}"
+        )
     executable = _existing(found.executable)
     if executable is None:
         raise EnvironmentProblem(

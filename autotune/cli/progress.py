@@ -1,6 +1,5 @@
 """The progress bar of a running job, and a line for every trial that ends."""
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from autotune.report.rows import changed_knobs, knob_text, milliseconds
+from autotune.report.rows import changed_knobs, knob_text, milliseconds, re_runs
 from autotune.results import Evidence, LoadPoint, Measured, Trial
 from autotune.tuner.events import Event, Observer
 
@@ -59,10 +58,8 @@ def _operating_point(outcome: Measured) -> str:
 
 
 def _re_runs(points: Sequence[LoadPoint]) -> str:
-    throughput = statistics.fmean(point.output_throughput_per_device for point in points)
-    worst = max((p.p99_ttft_ms for p in points if p.p99_ttft_ms is not None), default=None)
-    held = sum(point.feasible for point in points)
-    return f"{_numbers(throughput, worst)} at {points[0].load}: {held} of {len(points)} runs meet the SLA"
+    runs = re_runs(points)
+    return f"{_numbers(runs.output_throughput_per_device, runs.p99_ttft_ms)} at {points[0].load}: {runs.verdict}"
 
 
 def _numbers(throughput: float, p99_ttft_ms: float | None) -> str:

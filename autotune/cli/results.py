@@ -1,6 +1,7 @@
 """Commands that read finished and running jobs."""
 
 import json
+import socket
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.text import Text
 from autotune.cli.console import console as open_console
 from autotune.cli.exports import result_of, source_of
 from autotune.cli.outcome import NOTHING_MEETS_SLA, check_writable, write
+from autotune.errors import EnvironmentProblem
 from autotune.export import export
 from autotune.report.rows import baseline_point, searched_points
 from autotune.report.tables import baseline_panel, front_table, trials_table
@@ -67,7 +69,7 @@ def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
     from autotune.report.plot import front_plot_text
 
     console = open_console()
-    console.print(baseline_panel(trials, sla))
+    console.print(baseline_panel(trials, sla, result.confirmations))
     console.print(front_table(result.front, trials))
     plot = front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla)
     console.print(plot, markup=False, highlight=False)
@@ -96,5 +98,18 @@ def serve_dashboard(host: str, port: int) -> None:
     """Optuna dashboard on the job database, until interrupted."""
     from autotune.study.dashboard import serve
 
+    url = load_settings().database
+    Store.open(url).close()  # a database that is none is told before anything listens
+    _check_address(host, port)
     print(f"Optuna dashboard: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
-    serve(url_for_optuna(load_settings().database), host=host, port=port)
+    serve(url_for_optuna(url), host=host, port=port)
+
+
+def _check_address(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as exc:
+        raise EnvironmentProblem(
+            f"cannot listen on {host}:{port} ({exc.strerror or exc}); choose another with --host and --port"
+        ) from exc

@@ -78,7 +78,7 @@ def _introduction(context: JobContext) -> str:
 def _show(console: Console, context: JobContext, job: Job, trials: tuple[Trial, ...], outputs: Outputs) -> int:
     """The baseline, the front as table and plot, the recommendation; and the files that were asked for."""
     result, sla = result_of(job), JobSpec.model_validate(job.spec).sla
-    console.print(baseline_panel(trials, sla))
+    console.print(baseline_panel(trials, sla, result.confirmations))
     console.print(front_table(result.front, trials))
     console.print(
         front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla),

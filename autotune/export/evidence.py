@@ -1,5 +1,6 @@
 """What is known about an exported configuration: as sentences for comments, and as fields."""
 
+import statistics
 from typing import Any
 
 from autotune.export.source import ExportSource
@@ -65,12 +66,22 @@ def _confirmed(source: ExportSource) -> str:
     again = source.confirmation
     if again is None:
         return "not confirmed by re-runs"
-    p99 = "P99 TTFT missing" if again.p99_ttft_ms is None else f"P99 TTFT {again.p99_ttft_ms:.0f} ms at worst"
     verdict = "the SLA holds" if again.holds else "the SLA does NOT hold"
+    lines = [_line(again, line.metric, line.percent, line.limit_ms) for line in source.sla.latency_limits]
     return (
         f"measured again in {_count(again)} at {again.load} per device: "
-        f"{again.output_throughput_per_device:.1f} tok/s per device, {p99}: {verdict}"
+        f"{again.output_throughput_per_device:.1f} tok/s per device, {'; '.join(lines)}: {verdict} "
+        "(judged by mean plus standard error)"
     )
+
+
+def _line(again: Confirmation, metric: str, percent: float, limit_ms: float) -> str:
+    """`P99 TPOT 14 ms on average, 19 ms at worst, limit 16 ms`."""
+    values = [getattr(run, metric).at(percent).value_ms for run in again.runs]
+    name = f"P{percent:g} {metric.upper()}"
+    if None in values:
+        return f"{name} beyond every answer in one run, limit {limit_ms:g} ms"
+    return f"{name} {statistics.fmean(values):.0f} ms on average, {max(values):.0f} ms at worst, limit {limit_ms:g} ms"
 
 
 def _versus_baseline(source: ExportSource) -> str:

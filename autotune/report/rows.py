@@ -1,6 +1,8 @@
 """What tables, plot and page show of trials, as plain values."""
 
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from autotune.results import Infeasible, Interrupted, LoadPoint, Measured, Trial
@@ -49,7 +51,35 @@ def state(trial: Trial) -> str:
         return f"cannot run: {outcome.evidence.cause}"
     if isinstance(outcome, Interrupted):
         return f"interrupted: {outcome.evidence.cause}"
+    if trial.confirms is not None:
+        return re_runs(outcome.points).verdict
     return "measured" if outcome.operating_point else "misses the SLA"
+
+
+@dataclass(frozen=True, slots=True)
+class ReRuns:
+    """The runs of a confirmation in short: mean throughput, the latest P99 TTFT, and how many meet the SLA."""
+
+    output_throughput_per_device: float
+    p99_ttft_ms: float | None
+    held: int
+    count: int
+
+    @property
+    def verdict(self) -> str:
+        """`2 of 3 runs meet the SLA`."""
+        return f"{self.held} of {self.count} runs meet the SLA"
+
+
+def re_runs(points: Sequence[LoadPoint]) -> ReRuns:
+    """Sum up the runs of one confirmation; without a P99 in one of them (too many failures) there is none."""
+    p99s = [point.p99_ttft_ms for point in points]
+    return ReRuns(
+        output_throughput_per_device=statistics.fmean(point.output_throughput_per_device for point in points),
+        p99_ttft_ms=None if None in p99s else max(p for p in p99s if p is not None),
+        held=sum(point.feasible for point in points),
+        count=len(points),
+    )
 
 
 def milliseconds(value_ms: float | None) -> str:

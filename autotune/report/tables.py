@@ -14,9 +14,10 @@ from autotune.report.rows import (
     knob_text,
     measured,
     milliseconds,
+    re_runs,
     state,
 )
-from autotune.results import ParetoFront, Trial
+from autotune.results import Confirmation, ParetoFront, Trial
 from autotune.spec import Sla
 
 _RATIOS = ("tok/s ×", "TTFT ×")  # over the baseline
@@ -49,14 +50,16 @@ def trials_table(trials: Sequence[Trial]) -> Table:
     table.add_column("state", overflow="fold")
     base = baseline_point(trials)
     for trial in trials:
-        table.add_row(str(trial.number), Text(trial.origin), *_numbers(trial, trials), _took(trial), Text(state(trial)))
+        table.add_row(
+            str(trial.number), Text(_origin(trial)), *_numbers(trial, trials), _took(trial), Text(state(trial))
+        )
     if base is not None and not base.feasible:
         table.caption = "The baseline meets the SLA at no measured load, so there is no gain to show."
     return table
 
 
-def baseline_summary(trials: Sequence[Trial], sla: Sla) -> str:
-    """The baseline's operating point in one sentence, or why it has none."""
+def baseline_summary(trials: Sequence[Trial], sla: Sla, confirmations: Sequence[Confirmation] = ()) -> str:
+    """The baseline's operating point, or why it has none, and what its re-runs said."""
     trial = baseline_trial(trials)
     if trial is None or trial.result is None:
         return "The baseline has not been measured yet."
@@ -69,13 +72,22 @@ def baseline_summary(trials: Sequence[Trial], sla: Sla) -> str:
     )
     limits = ", ".join(f"{line.name} ≤ {line.limit_ms:g}" for line in sla.latency_limits)
     if point.feasible:
-        return f"The baseline keeps the SLA ({limits}) with {numbers}."
+        return f"The baseline keeps the SLA ({limits}) with {numbers}.{_measured_again(trial, confirmations)}"
     return f"The baseline misses the SLA ({limits}) at every measured load; closest: {numbers}."
 
 
-def baseline_panel(trials: Sequence[Trial], sla: Sla) -> Panel:
-    """The baseline's sentence in a box."""
-    return Panel(Text(baseline_summary(trials, sla)), title="baseline", title_align="left", expand=False)
+def _measured_again(trial: Trial, confirmations: Sequence[Confirmation]) -> str:
+    again = next((c for c in confirmations if c.trial == trial.number), None)
+    if again is None:
+        return ""
+    verdict = "the SLA holds" if again.holds else "the SLA does not hold"
+    return f" Measured again {len(again.runs)} times: {again.output_throughput_per_device:,.1f} tok/s, {verdict}."
+
+
+def baseline_panel(trials: Sequence[Trial], sla: Sla, confirmations: Sequence[Confirmation] = ()) -> Panel:
+    """The baseline's sentences in a box."""
+    text = Text(baseline_summary(trials, sla, confirmations))
+    return Panel(text, title="baseline", title_align="left", expand=False)
 
 
 def _table(*headers: str) -> Table:
@@ -91,10 +103,15 @@ def _numbers(trial: Trial, trials: Sequence[Trial]) -> tuple[str, str, str, str,
     if outcome is None:
         return ("–", "–", "–", "–", "–")
     point = outcome.closest_point
-    base = baseline_point(trials) if point.feasible else None
-    ratios = against_baseline(point.output_throughput_per_device, point.p99_ttft_ms, base)
-    throughput = f"{point.output_throughput_per_device:,.1f}"
-    return (str(point.load), throughput, milliseconds(point.p99_ttft_ms), *ratios)
+    shown = point if trial.confirms is None else re_runs(outcome.points)
+    base = baseline_point(trials) if point.feasible and trial.confirms is None else None
+    ratios = against_baseline(shown.output_throughput_per_device, shown.p99_ttft_ms, base)
+    throughput = f"{shown.output_throughput_per_device:,.1f}"
+    return (str(point.load), throughput, milliseconds(shown.p99_ttft_ms), *ratios)
+
+
+def _origin(trial: Trial) -> str:
+    return trial.origin if trial.confirms is None else f"re-run of {trial.confirms}"
 
 
 def _took(trial: Trial) -> str:

@@ -157,7 +157,7 @@ def test_the_evidence_is_in_the_comments(format: str) -> None:
         "# model /models/my llama, engine 0.32.0, workload chat-short, exported 2026-11-22",
         "# measured at 8 req/s per device: 406.0 tok/s per device, P99 TTFT 143 ms (95 % bounds 123 to unknown)",
         "# measured again in 3 runs at 8 req/s per device: 400.0 tok/s per device, "
-        "P99 TTFT 150 ms at worst: the SLA holds",
+        "P99 TTFT 143 ms on average, 143 ms at worst, limit 200 ms: the SLA holds (judged by mean plus standard error)",
         "# SLA: error_rate <= 0.01, p99_ttft_ms <= 200",
         "# baseline at 8 req/s per device: 250.0 tok/s per device, P99 TTFT 143 ms (95 % bounds 123 to unknown); "
         "this configuration has 1.62 times its throughput",

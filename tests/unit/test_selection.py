@@ -162,7 +162,9 @@ def test_policies_are_read() -> None:
 def test_a_misspelt_policy_gets_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"unknown selection 'max-troughput'; did you mean max-throughput\?"):
         parse_policy("max-troughput")
-    with pytest.raises(InputError, match="use one of: max-throughput, min-latency, knee, trial=N, trial=N:LEVEL"):
+    with pytest.raises(
+        InputError, match="use one of: recommended, max-throughput, min-latency, knee, trial=N, trial=N:LEVEL"
+    ):
         parse_policy("trial=x:y:z")
 
 

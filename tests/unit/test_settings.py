@@ -108,7 +108,7 @@ def test_a_configured_executable_that_is_gone_is_the_machines_problem(machine):
 
 def test_an_unknown_profile_says_what_was_meant(machine):
     write_settings(machine, "profiles:\n  ascend: {executable: /gone/vllm, platform: ascend}\n")
-    with pytest.raises(NotFound, match=r"no engine profile 'asend'; did you mean 'ascend'\? Profiles are ascend, vllm"):
+    with pytest.raises(NotFound, match=r"no engine profile 'asend'; did you mean 'ascend'\? Known: ascend, vllm"):
         profile(load_settings(), "asend")
 
 
