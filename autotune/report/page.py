@@ -17,21 +17,27 @@ from autotune.spec import Sla
 
 _BLUE, _GREY, _GREEN, _RED = "#1f6feb", "#8c959f", "#1a7f37", "#cf222e"
 
+_LOOKS = {  # (purpose, whether the SLA is met) -> legend, symbol, colour
+    ("search", False): ("misses the SLA", "x", _GREY),
+    ("search", True): ("meets the SLA", "circle", _BLUE),
+    ("baseline", False): ("baseline, misses the SLA", "diamond-open", _GREEN),
+    ("baseline", True): ("baseline", "diamond", _GREEN),
+}
+
 _Shown = tuple[Trial, LoadPoint]
 
 
 def front_page(front: ParetoFront, trials: Sequence[Trial], sla: Sla, *, title: str) -> str:
     """Throughput per device over P99 TTFT with every measured point; hover shows the knobs. No network is needed."""
     shown = [(trial, point) for trial in trials for point in _points(trial)]
-    searched = [pair for pair in shown if pair[0].purpose == "search"]
     figure = go.Figure()
-    _add_points(figure, [s for s in searched if not s[1].feasible], trials, ("misses the SLA", "x", _GREY))
-    _add_points(figure, [s for s in searched if s[1].feasible], trials, ("meets the SLA", "circle", _BLUE))
-    _add_points(figure, [s for s in shown if s[0].purpose == "baseline"], trials, ("baseline", "diamond", _GREEN))
+    for (purpose, feasible), look in _LOOKS.items():
+        alike = [(t, point) for t, point in shown if t.purpose == purpose and point.feasible == feasible]
+        _add_points(figure, alike, trials, look)
     _add_front(figure, front)
     _add_limit(figure, sla)
     figure.update_layout(
-        title=html.escape(title),
+        title=f"{html.escape(title)}<br><sup>SLA: {_limits(sla)}</sup>",
         template="plotly_white",
         hovermode="closest",
         xaxis_title="output throughput per device (tokens/s)",
@@ -40,6 +46,10 @@ def front_page(front: ParetoFront, trials: Sequence[Trial], sla: Sla, *, title: 
     page: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
     heading = f'<html lang="en"><head><title>{html.escape(title)}</title>'
     return page.replace("<html>", "", 1).replace("<head>", heading, 1)
+
+
+def _limits(sla: Sla) -> str:
+    return ", ".join(f"{line.name} ≤ {line.limit_ms:g}" for line in sla.latency_limits)
 
 
 def _points(trial: Trial) -> list[LoadPoint]:
