@@ -121,8 +121,8 @@ def test_a_given_mapping_decides_the_ids():
 
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str):
-    parse_info(text)
-    parse_mapping(text)
+    assert isinstance(parse_info(text), tuple)
+    assert isinstance(parse_mapping(text), dict)
 
 
 def test_visible_npus_are_sorted_by_number():
