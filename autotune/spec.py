@@ -3,7 +3,17 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from autotune.records import Record
 
@@ -20,6 +30,27 @@ class LatencyLimit(Record):
     percent: float
     metric: Literal["ttft", "tpot", "itl", "e2el"]
     limit_ms: PositiveFloat
+
+
+def _problems_of_names(lines: dict[Any, Any]) -> list[str]:
+    names = [str(name) for name in lines if name != "error_rate"]
+    unknown = [name for name in names if not _LIMIT_NAME.match(name)]
+    problems = []
+    if unknown:
+        problems.append(
+            f"unknown SLA line {', '.join(map(repr, unknown))}; "
+            "use error_rate or pNN_METRIC_ms with METRIC one of ttft, tpot, itl, e2el (such as p99_ttft_ms)"
+        )
+    if not names:
+        problems.append("the SLA needs at least one latency line, such as p99_ttft_ms: 200")
+    return problems
+
+
+def _details(error: ErrorDetails) -> InitErrorDetails:
+    details = InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"])
+    if "ctx" in error:
+        details["ctx"] = error["ctx"]
+    return details
 
 
 class Sla(Record):
@@ -46,17 +77,24 @@ class Sla(Record):
 
     error_rate: Annotated[float, Field(ge=0, le=1, description="Largest share of requests that may fail.")] = 0.01
 
-    @model_validator(mode="after")
-    def _names_are_percentiles(self) -> "Sla":
-        unknown = [key for key in self.__pydantic_extra__ if not _LIMIT_NAME.match(key)]
-        if unknown:
-            raise ValueError(
-                f"unknown SLA line {', '.join(map(repr, unknown))}; "
-                "use error_rate or pNN_METRIC_ms with METRIC one of ttft, tpot, itl, e2el (such as p99_ttft_ms)"
-            )
-        if not self.__pydantic_extra__:
-            raise ValueError("the SLA needs at least one latency line, such as p99_ttft_ms: 200")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _lines_are_percentiles(cls, lines: Any, validate: ModelWrapValidatorHandler["Sla"]) -> "Sla":
+        """Judge the names beside the values, so that problems of both kinds are told at once."""
+        problems = _problems_of_names(lines) if isinstance(lines, dict) else []
+        found: list[InitErrorDetails] = [
+            {"type": PydanticCustomError("value_error", "{error}", {"error": problem}), "input": lines}
+            for problem in problems
+        ]
+        try:
+            sla = validate(lines)
+        except ValidationError as exc:
+            if not found:
+                raise
+            found += [_details(error) for error in exc.errors()]
+        if found:
+            raise ValidationError.from_exception_data(cls.__name__, found)
+        return sla
 
     @property
     def latency_limits(self) -> tuple[LatencyLimit, ...]:

@@ -126,7 +126,7 @@ def _messages(
 
 def _tag_message(context: Mapping[str, Any], place: _Place) -> tuple[Path, str]:
     key = str(context["discriminator"]).strip("'")
-    tags = sorted(place.tags)
+    tags = sorted(place.tags) or re.findall(r"'([^']+)'", str(context.get("expected_tags", "")))
     allowed = f"one of {', '.join(map(repr, tags))}"
     if "tag" not in context:
         return (*place.path, key), f"missing key; {allowed}"

@@ -101,6 +101,10 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Sources:
 def _load_named(reference: str, kind: Kind, model: type[T], folder: Path, problems: list[str]) -> T | None:
     try:
         place = find(reference, kind, relative_to=folder)
+    except InputError as exc:
+        problems += [f"{kind.removesuffix('s')}: {problem}" for problem in exc.problems]
+        return None
+    try:
         return load(_text(place), model, source=str(place))
     except InputError as exc:
         problems += exc.problems

@@ -73,6 +73,12 @@ def test_unknown_keys_are_refused():
         JobSpec.model_validate(JOB | {"executable": "/bin/sh"})
 
 
+def test_names_and_values_of_an_sla_are_told_together():
+    with pytest.raises(ValidationError) as refused:
+        Sla.model_validate({"p99_ttft_ms": "200ms", "p101_tpot_ms": 3, "error_rate": 5})
+    assert refused.value.error_count() == 3
+
+
 def test_the_published_schema_takes_what_the_record_takes_and_refuses_a_misspelt_sla():
     schema = JobSpec.model_json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
