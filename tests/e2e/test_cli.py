@@ -299,6 +299,11 @@ def test_a_broken_environment_exits_3_with_advice_after_one_launch(cli: Any, fak
     assert (cli.home / "launches.txt").read_text() == "launched\n"
 
 
+def _hears_ctrl_c() -> None:
+    """A shell starts background jobs with SIGINT ignored, and whoever runs the tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.ray
 def test_ctrl_c_cancels_the_job_keeps_its_results_and_leaves_nothing(
     cli: Any, working_below: Callable[[Path], list[int]]
@@ -306,7 +311,13 @@ def test_ctrl_c_cancels_the_job_keeps_its_results_and_leaves_nothing(
     """As a terminal does it: SIGINT to the whole foreground group, once the first trial has been told."""
     command = cli.command("run", JOB)
     with subprocess.Popen(
-        command, env=cli.environment, cwd=cli.home, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=cli.environment,
+        cwd=cli.home,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_hears_ctrl_c,  # noqa: PLW1509 -- no threads here
     ) as running:
         assert running.stdout is not None
         told = next(line for line in running.stdout if line.startswith("trial"))
