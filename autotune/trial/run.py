@@ -90,6 +90,7 @@ class _Run:
     grant: Grant
     control: Control
     devices: tuple[str, ...] = ()
+    sockets: str = ""
     spent_s: dict[str, float] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
 
@@ -100,7 +101,12 @@ class _Run:
         refusal = self._unwell(granted) or self._too_large(granted)
         if refusal is not None:
             return refusal
-        with EngineProcess() as engine:
+        # vLLM leaves its sockets behind when it ends: in a folder of their own they go with it.
+        with (
+            tempfile.TemporaryDirectory(prefix="at-", ignore_cleanup_errors=True) as sockets,
+            EngineProcess() as engine,
+        ):
+            self.sockets = sockets
             sweep(lock_folder() / self.request.profile.platform)  # what a killed supervisor left
             with self._timed("wait_s"):
                 locked = self._lock(engine, tuple(device.id for device in granted))
@@ -205,6 +211,7 @@ class _Run:
                 ),
                 environment=vllm.environment(
                     os.environ,
+                    {"VLLM_RPC_BASE_PATH": self.sockets},
                     platform.environment(self.devices, request.config.devices),
                     profile.environment,
                     request.config.environment,
