@@ -5,6 +5,8 @@ AutotuneError
   │     └── NotFound        a named thing does not exist
   ├── EnvironmentProblem    the machine cannot run the job: no engine, no device, library missing (exit code 3)
   └── StoreError            the database cannot be reached or is of another version (exit code 3)
+        ├── JobTaken        another process runs the job
+        └── LeaseLost       another process has taken the job over; nothing more may be written
 
 A message says what happened with the value, what to do, and where to look. A trial that
 fails is not an error but data: see `autotune.results`.
@@ -39,3 +41,11 @@ class EnvironmentProblem(AutotuneError):
 
 class StoreError(AutotuneError):
     """The database cannot be used."""
+
+
+class JobTaken(StoreError):
+    """Another process runs the job."""
+
+
+class LeaseLost(StoreError):
+    """Another process has taken the job over."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from autotune.errors import EnvironmentProblem
+from autotune.errors import AutotuneError, EnvironmentProblem
 from autotune.results import RequestRecord
 from autotune.telemetry import get_logger
 from autotune.workload import LevelPlan, PlannedRequest
@@ -21,7 +22,7 @@ CANCEL_POLL_S = 0.1  # how often a level asks whether it is cancelled
 KEEPALIVE_S = (
     2.0  # below the 5 s after which vLLM closes an idle connection: reusing a closing one looks like a failure
 )
-STALL_S = 0.05  # a pause of the client worth a warning: the latencies measured meanwhile contain it
+PAUSE_S = 0.05  # a pause of the client worth a warning: the latencies measured meanwhile contain it
 BODY_EXCERPT = 200  # characters of an error answer that are kept
 SPARE_FILES = 128  # descriptors besides one per request: logs, pipes, the actor's own connections
 
@@ -42,8 +43,17 @@ class Endpoint:
     api_key: str = field(default="", repr=False)
 
 
+class EngineStalled(AutotuneError):
+    """For some time no request got a token or an end, though there were requests that waited for one."""
+
+
 def measure(
-    plan: LevelPlan, endpoint: Endpoint, *, cancelled: Cancelled, progress: Progress = lambda _done, _total: None
+    plan: LevelPlan,
+    endpoint: Endpoint,
+    *,
+    cancelled: Cancelled,
+    progress: Progress = lambda _done, _total: None,
+    stall_timeout_s: float = math.inf,
 ) -> list[RequestRecord]:
     """Run a level in the calling thread; see `run_level`.
 
@@ -51,11 +61,18 @@ def measure(
     """
     _allow_connections(plan.max_concurrency or len(plan.requests))
     with _frozen_garbage():
-        return asyncio.run(run_level(plan, endpoint, cancelled=cancelled, progress=progress))
+        return asyncio.run(
+            run_level(plan, endpoint, cancelled=cancelled, progress=progress, stall_timeout_s=stall_timeout_s)
+        )
 
 
 async def run_level(
-    plan: LevelPlan, endpoint: Endpoint, *, cancelled: Cancelled, progress: Progress
+    plan: LevelPlan,
+    endpoint: Endpoint,
+    *,
+    cancelled: Cancelled,
+    progress: Progress,
+    stall_timeout_s: float = math.inf,
 ) -> list[RequestRecord]:
     """Send every request of the plan and return one record each, in the plan's order.
 
@@ -63,12 +80,20 @@ async def run_level(
     is scheduled when a worker is free. Every request ends within the plan's time-out. A failed request is a record
     with an `error`. When `cancelled` turns true the level stops within half a second and only the requests that had
     finished are returned.
+
+    Raises EngineStalled when the engine owes answers and gives no sign of life for `stall_timeout_s`. Requests that
+    wait for their first token behind others that get theirs are no stall.
     """
     bodies = [_body(request, endpoint.model) for request in plan.requests]
     async with _session(endpoint) as session:
         level = _Level(plan, bodies, session, progress)
         async with asyncio.TaskGroup() as group:
-            await _watch(group.create_task(level.run()), cancelled)
+            stalled = await _watch(group.create_task(level.run()), level, cancelled, stall_timeout_s)
+    if stalled:
+        raise EngineStalled(
+            f"no request got a token for {stall_timeout_s:g} s, with {len(level.records)} of {len(plan.requests)} "
+            f"requests finished at {plan.load}"
+        )
     return sorted(level.records, key=lambda record: record.index)
 
 
@@ -84,6 +109,18 @@ class _Level:
         self._session = session
         self._progress = progress
         self._start_s = 0.0
+        self._open: set[_Stream] = set()  # of the requests that wait for the engine
+        self._heard_s = 0.0  # when a request that is no longer open had its last sign of life
+
+    @property
+    def waits(self) -> bool:
+        """Whether the engine owes somebody an answer."""
+        return bool(self._open)
+
+    @property
+    def heard_s(self) -> float:
+        """When the engine last gave a sign of life: a token, or the end of an answer."""
+        return max([self._heard_s, *(stream.token_times_s[-1] for stream in self._open if stream.token_times_s)])
 
     async def run(self) -> None:
         """Send everything and wait for the last answer."""
@@ -108,7 +145,9 @@ class _Level:
     async def _request(self, position: int, request: PlannedRequest, scheduled_s: float) -> None:
         stream = _Stream(self._now_s)
         sent_s = self._now_s() if self._plan.max_concurrency is None else scheduled_s
+        self._open.add(stream)
         error = await self._exchange(self._bodies[position], stream) or stream.problem(request.max_tokens)
+        self._open.discard(stream)
         self.records.append(
             RequestRecord(
                 index=request.index,
@@ -130,13 +169,17 @@ class _Level:
         try:
             async with asyncio.timeout(timeout_s), self._session.post("/v1/completions", data=body) as response:
                 if response.status != 200:
+                    self._heard_s = self._now_s()
                     return await _refusal(response)
                 async for data in response.content.iter_any():
                     stream.feed(data)
-        except TimeoutError:
+        except TimeoutError:  # our own clock: no sign of life
+            self._heard_s = self.heard_s
             return f"no complete answer within {timeout_s:g} s"
         except (aiohttp.ClientError, OSError) as exc:
+            self._heard_s = self._now_s()
             return f"{type(exc).__name__}: {exc}"
+        self._heard_s = self._now_s()
         return None
 
     def _now_s(self) -> float:
@@ -200,18 +243,28 @@ class _Stream:
             self.output_tokens = int(usage.get("completion_tokens") or 0)
 
 
-async def _watch(sending: asyncio.Task[None], cancelled: Cancelled) -> None:
-    """Wait for the level, hear a cancel, and notice when this process itself gets no CPU or waits for its disk."""
-    worst_stall_s = 0.0
+async def _watch(sending: asyncio.Task[None], level: _Level, cancelled: Cancelled, stall_timeout_s: float) -> bool:
+    """Wait for the level and hear a cancel; whether it was ended because the engine gave no sign of life.
+
+    Notices too when this process itself gets no CPU or waits for its disk.
+    """
+    worst_pause_s = quiet_s = heard_s = 0.0
+    stalled = False
     while not sending.done():
-        if cancelled():
+        stalled = stalled or quiet_s >= stall_timeout_s
+        if cancelled() or stalled:
             sending.cancel()
         before_s = time.perf_counter()
         await asyncio.wait({sending}, timeout=CANCEL_POLL_S)
-        worst_stall_s = max(worst_stall_s, time.perf_counter() - before_s - CANCEL_POLL_S)
-    if worst_stall_s > STALL_S:
+        worst_pause_s = max(worst_pause_s, time.perf_counter() - before_s - CANCEL_POLL_S)
+        if level.heard_s != heard_s:
+            quiet_s, heard_s = 0.0, level.heard_s
+        elif level.waits:
+            quiet_s += CANCEL_POLL_S  # not the time that has passed: a pause of this process is not the engine's
+    if worst_pause_s > PAUSE_S:
         # A closed loop has no schedule to be late for, so `client_lag_ms` cannot show this.
-        log.warning("load_client_stalled", worst_stall_ms=round(worst_stall_s * 1e3))
+        log.warning("load_client_stalled", worst_stall_ms=round(worst_pause_s * 1e3))
+    return stalled
 
 
 def _session(endpoint: Endpoint) -> aiohttp.ClientSession:

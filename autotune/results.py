@@ -192,6 +192,11 @@ class TrialResult(Record):
     engine_version: str = ""
     artifacts: dict[str, str] = {}  # name -> path below the job's artifact folder
 
+    @property
+    def device_s(self) -> float:
+        """Device-seconds this launch occupied: its wall time without the wait for devices, times its devices."""
+        return max(0.0, self.timings.total_s - self.timings.wait_s) * len(self.devices)
+
 
 Purpose = Literal["baseline", "search", "confirmation"]
 
@@ -206,6 +211,8 @@ class Trial(Record):
     config: EngineConfig
     result: TrialResult | None = None  # None while running
     confirms: int | None = None  # number of the search trial that is measured again
+    attempts: int = 1  # launches so far: a failure that is not the configuration's fault, or a killed tuner, adds one
+    earlier_device_s: float = 0.0  # device-seconds of the launches before the last one
     started_at: datetime
     finished_at: datetime | None = None
 
@@ -259,7 +266,7 @@ class Recommendation(Record):
 class JobResult(Record):
     """How a job ended."""
 
-    stopped_by: str  # "trials", "wall_clock_s", "failures", "patience", "exhausted", "cancelled"
+    stopped_by: str  # a line of the budget, "exhausted", "infeasible", "cancelled" or "failed"
     front: ParetoFront
     recommendation: Recommendation
     confirmations: tuple[Confirmation, ...] = ()
@@ -287,6 +294,7 @@ class Job(Record):
     model_path: str  # the model's folder, resolved
     folder: str  # artifacts
     message: str = ""  # why it failed
+    worked_s: float = 0.0  # seconds of search so far, over all resumes
     result: JobResult | None = None
     created_at: datetime
     finished_at: datetime | None = None

@@ -253,7 +253,7 @@ def _from_reruns(trials: Sequence[Trial], confirmations: Sequence[Confirmation],
 
 
 def _from_observation(trials: Sequence[Trial], best: Trial, point: LoadPoint, sla: Sla) -> Recommendation:
-    base = next((_operating_point(trial) for trial in trials if trial.purpose == "baseline"), None)
+    base = next((_operating_point(trial) for trial in reversed(trials) if trial.purpose == "baseline"), None)
     comparison = compare(point, base)
     parts = [f"best observed, not confirmed by re-runs: {_summary([point], sla)} at {point.load}"]
     if best.purpose == "baseline":

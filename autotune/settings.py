@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +14,18 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from autotune.errors import EnvironmentProblem, InputError, NotFound
 from autotune.records import Record
 
-Platform = Literal["ascend", "cuda", "cpu"]
+Platform = Literal["ascend", "cuda", "cpu", "simulated"]
 
 DETECTED = "vllm"  # the profile that exists without settings: whatever engine the machine has
 DATABASE_NAME = "autotune.db"
+
+_SIMULATED = {
+    "simulated": "cpu-small",
+    "simulated-ascend-910b": "ascend-910b",
+    "simulated-ascend-910c": "ascend-910c",
+    "simulated-h100": "h100",
+}  # built-in profile -> the device it simulates
+_SIMULATED_START_TIMEOUT_S = 60.0
 
 
 class EngineProfile(Record):
@@ -24,6 +33,7 @@ class EngineProfile(Record):
 
     executable: Path = Field(description="The `vllm` script of the engine's own environment.")
     platform: Platform
+    engine: Literal["vllm", "simulated"] = "vllm"
     environment: dict[str, str] = {}
     arguments: dict[str, Any] = Field(default={}, description="Engine arguments of every launch: {seed: 0}.")
     start_timeout_s: PositiveFloat = 900
@@ -113,26 +123,45 @@ def _explained(error: Any, path: Path) -> str:
 
 
 def profile(settings: Settings, name: str) -> EngineProfile:
-    """The engine profile with this name; `vllm` is detected when it is not configured.
+    """The engine profile with this name; `vllm` is detected when it is not configured, `simulated` ones are built in.
 
     Raises NotFound for another name, EnvironmentProblem when the executable does not exist.
     """
-    found = settings.profiles.get(name)
+    found = settings.profiles.get(name) or built_in_profiles().get(name)
     if found is None and name == DETECTED:
         return EngineProfile(executable=_detected_executable(), platform=detected_platform())
     if found is None:
-        known = sorted({*settings.profiles, DETECTED})
+        known = sorted({*settings.profiles, *built_in_profiles(), DETECTED})
         close = get_close_matches(name, known, n=1)
         guess = f"did you mean '{close[0]}'? " if close else ""
         raise NotFound(
             f"no engine profile '{name}'; {guess}Known: {', '.join(known)}; others are set in {settings_file()}"
         )
     executable = _existing(found.executable)
+    if executable is None and name not in settings.profiles:
+        raise EnvironmentProblem(
+            f"engine profile '{name}' needs {found.executable}, which is missing; install vllm-autotune again"
+        )
     if executable is None:
         raise EnvironmentProblem(
             f"engine profile '{name}' names {found.executable}, which is no executable; correct it in {settings_file()}"
         )
     return found.model_copy(update={"executable": executable})
+
+
+def built_in_profiles() -> dict[str, EngineProfile]:
+    """The profiles of the simulated engine, which is installed with the tuner; the settings may redefine each."""
+    executable = Path(sys.executable).with_name("vllm-simulated")
+    return {
+        name: EngineProfile(
+            executable=executable,
+            platform="simulated",
+            engine="simulated",
+            environment={"SIMULATED_DEVICE": device},
+            start_timeout_s=_SIMULATED_START_TIMEOUT_S,
+        )
+        for name, device in _SIMULATED.items()
+    }
 
 
 def _existing(path: Path) -> Path | None:

@@ -127,8 +127,18 @@ class Budget(Record):
     start_points: PositiveInt | None = Field(
         default=None, description="Trials before the model proposes; default min(10, a third of the trials)."
     )
-    wall_clock_s: PositiveFloat | None = None
-    failures: PositiveInt | None = Field(default=None, description="Launch failures in a row that end the search.")
+    wall_clock_s: PositiveFloat | None = Field(
+        default=None,
+        description="Seconds of search after which nothing is launched; time between resumes is not counted.",
+    )
+    device_hours: PositiveFloat | None = Field(
+        default=None,
+        description="Hours that launches have occupied devices, times devices, after which the search ends.",
+    )
+    failures: PositiveInt = Field(default=20, description="Failed launches in a row that end the search.")
+    environment_failures: PositiveInt = Field(
+        default=5, description="Trials in a row that end without a verdict (port, node, device lost); they end the job."
+    )
     patience: PositiveInt = Field(default=15, description="Trials without a 1 % gain that end the search, after 30.")
     confirm_top: Annotated[int, Field(ge=0, le=16)] = 5
     confirm_runs: PositiveInt = 3

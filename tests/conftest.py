@@ -109,8 +109,8 @@ def make_trial() -> Callable[..., Trial]:
 
 @pytest.fixture(scope="session")
 def fake_vllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The executable of the scripted stand-in for vLLM."""
-    return runpy.run_path(str(DATA / "fake_vllm.py"))["install"](tmp_path_factory.mktemp("engine"))
+    """The executable of the fault engine, which goes well unless the environment says otherwise."""
+    return runpy.run_path(str(DATA / "fault_vllm.py"))["install"](tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture(scope="session")

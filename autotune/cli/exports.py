@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autotune.errors import InputError
 from autotune.export import ExportSource
-from autotune.report.rows import baseline_point
+from autotune.report.rows import baseline_point, baseline_trial
 from autotune.results import Confirmation, FrontPoint, Job, JobResult, LoadPoint, Measured, Trial
 from autotune.selection import choose, parse_policy
 from autotune.spec import JobSpec
@@ -30,7 +30,7 @@ def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource 
         return None
     number, level = chosen
     spec = JobSpec.model_validate(job.spec)
-    base = baseline_point(trials)
+    first, base = baseline_trial(trials), baseline_point(trials)
     point = _point(next(t for t in trials if t.number == number), level)
     confirmation = _confirmation(result, number, point)
     trial = next(t for t in trials if t.number == number)
@@ -44,7 +44,7 @@ def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource 
         trial=trial,
         point=point,
         baseline=base if base is not None and base.feasible else None,
-        baseline_confirmation=_confirmation(result, trials[0].number) if confirmation else None,
+        baseline_confirmation=_confirmation(result, first.number) if first and confirmation else None,
         confirmation=confirmation,
         front=result.front,
         trials=trials,

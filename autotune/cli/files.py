@@ -9,7 +9,7 @@ from rich.text import Text
 from autotune.cli.console import console as open_console
 from autotune.errors import EnvironmentProblem
 from autotune.search_space import size, tunable
-from autotune.settings import load_settings, profile
+from autotune.settings import built_in_profiles, load_settings, profile
 from autotune.spec import json_schema
 from autotune.tuner.context import load_job
 
@@ -42,4 +42,7 @@ def list_profiles() -> None:
             table.add_row("vllm", found.platform, str(found.executable), "detected")
         except EnvironmentProblem as exc:
             table.add_row("vllm", "-", "-", Text(str(exc)))
+    for name, simulated in built_in_profiles().items():
+        if name not in settings.profiles:
+            table.add_row(name, simulated.platform, str(simulated.executable), "built in")
     open_console().print(table)

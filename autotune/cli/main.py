@@ -30,6 +30,8 @@ Overrides = Annotated[
 SlaLines = Annotated[
     list[str] | None, typer.Option("--sla", help="Short for --set sla.…: --sla p99_ttft_ms=200.", metavar="LINE=LIMIT")
 ]
+BestFile = Annotated[Path | None, typer.Option(help="Write the recommended configuration for `vllm serve --config`.")]
+FrontPage = Annotated[Path | None, typer.Option(help="Write the Pareto front as an HTML page.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -61,15 +63,44 @@ def run(
     job_file: JobFile,
     fields: Overrides = None,
     sla: SlaLines = None,
-    best: Annotated[
-        Path | None, typer.Option(help="Write the recommended configuration for `vllm serve --config`.")
-    ] = None,
-    page: Annotated[Path | None, typer.Option(help="Write the Pareto front as an HTML page.")] = None,
+    best: BestFile = None,
+    page: FrontPage = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished job of the same files, if there is one.")
+    ] = False,
 ) -> None:
     """Run a tuning job here, from the first launch to the recommendation (SQLite, local Ray)."""
     from autotune.cli.run import Outputs, run_here
 
-    raise typer.Exit(run_here(job_file, _overrides(fields, sla), Outputs(best, page)))
+    raise typer.Exit(run_here(job_file, _overrides(fields, sla), Outputs(best, page), resume=resume))
+
+
+@app.command()
+def resume(job: JobName, best: BestFile = None, page: FrontPage = None) -> None:
+    """Go on with a job that was stopped, that failed, or whose tuner was killed; measured trials are kept."""
+    from autotune.cli.run import Outputs, resume_here
+
+    raise typer.Exit(resume_here(job, Outputs(best, page)))
+
+
+@app.command()
+def cancel(job: JobName) -> None:
+    """Stop a running job; what was measured is kept, and `autotune resume` can go on with it."""
+    from autotune.cli.control import cancel_job
+
+    cancel_job(job)
+
+
+@app.command()
+def rerun(
+    job: JobName,
+    trial: Annotated[int, typer.Argument(help="The trial's number.", metavar="TRIAL", min=0)],
+    debug: Annotated[bool, typer.Option("--debug", help="Let the engine log at debug level.")] = False,
+) -> None:
+    """Launch one trial again to look at it; its logs are kept beside the first ones, no result changes."""
+    from autotune.cli.control import rerun_trial
+
+    raise typer.Exit(rerun_trial(job, trial, debug=debug))
 
 
 @app.command()

@@ -16,22 +16,26 @@ from autotune.errors import EnvironmentProblem
 from autotune.export import export
 from autotune.report.rows import baseline_point, searched_points
 from autotune.report.tables import baseline_panel, front_table, trials_table
-from autotune.results import Measured
+from autotune.results import JobStatus, Measured
 from autotune.settings import load_settings
 from autotune.spec import JobSpec
 from autotune.store import Store, url_for_optuna
+from autotune.tuner.owner import runner
 
 
 def list_jobs(*, as_json: bool) -> None:
     """Every job, newest first."""
     with Store.open(load_settings().database) as store:
         found = store.jobs()
+        lost = {job.id for job in found if job.status is JobStatus.RUNNING and runner(store, job.id) is None}
     if as_json:
         print(json.dumps([job.model_dump(mode="json") for job in found], indent=2))
         return
     table = Table("job", "status", "created (UTC)", "result", header_style="bold")
     for job in found:
         result = job.result.recommendation.reason if job.result else job.message
+        if job.id in lost:
+            result = f"nobody runs it any more; go on with: autotune resume {job.id}"
         table.add_row(job.id, job.status, f"{job.created_at:%Y-%m-%d %H:%M}", Text(result))
     open_console().print(table)
 

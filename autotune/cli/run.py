@@ -1,8 +1,10 @@
-"""`autotune run`: a whole job in this process, with a progress bar, on SQLite and local Ray."""
+"""`autotune run` and `autotune resume`: a whole job in this process, with a progress bar."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -10,24 +12,26 @@ from autotune.cli.console import console as open_console
 from autotune.cli.exports import RECOMMENDED, result_of, source_of, start_line
 from autotune.cli.outcome import DONE, INTERRUPTED, NOTHING_MEETS_SLA, check_writable, write
 from autotune.cli.progress import progress_bar
+from autotune.cli.work import open_fleet, open_study
+from autotune.errors import InputError, JobTaken
 from autotune.export import export
-from autotune.fleet import Fleet
 from autotune.report.page import front_page
 from autotune.report.plot import front_plot_text
 from autotune.report.rows import baseline_point, searched_points
 from autotune.report.tables import baseline_panel, front_table
-from autotune.results import Job, Trial
+from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import size
 from autotune.settings import Settings, load_settings
 from autotune.spec import JobSpec
-from autotune.store import Store, url_for_optuna
+from autotune.store import Store
 from autotune.study import note
-from autotune.study.grid import Grid
-from autotune.study.persisted import PersistedStudy, open_storage
-from autotune.tuner.context import JobContext, load_job, prepare
+from autotune.trial import sweep_host
+from autotune.tuner.context import JobContext, check_same_engine, load_job, prepare, restore
 from autotune.tuner.events import Observer
 from autotune.tuner.job import run_job
-from autotune.tuner.loop import JobCancelled, Seats
+from autotune.tuner.ledger import Books, leased
+from autotune.tuner.loop import JobCancelled
+from autotune.tuner.owner import runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +42,107 @@ class Outputs:
     page: Path | None  # the front as HTML
 
 
-def run_here(job_file: Path, overrides: list[str], outputs: Outputs) -> int:
-    """Run a job file to its end and show the result; returns the exit code."""
+def run_here(job_file: Path, overrides: list[str], outputs: Outputs, *, resume: bool) -> int:
+    """Run a job file to its end and show the result; returns the exit code.
+
+    An unfinished job of the same files is gone on with when `resume` says so or the user at the terminal does.
+    """
     console = open_console()
     check_writable(outputs.best, outputs.page)
     settings = load_settings()
     context = prepare(load_job(job_file, overrides), settings)
-    console.print(_introduction(context), highlight=False)
     with Store.open(settings.database) as store:
-        try:
-            with progress_bar(console) as observe:
-                job = _run(context, settings, store, observe)
-        except (JobCancelled, KeyboardInterrupt):
-            console.print(f"cancelled; what was measured is kept: autotune pareto {context.job.id}")
-            return INTERRUPTED
-        return _show(console, context, job, store.trials(job.id), outputs)
+        earlier = _unfinished(store, context)
+        if earlier is not None and (resume or _offered(console, earlier)):
+            return _go_on(console, earlier, settings, store, outputs)
+        return _work(console, context, settings, store, outputs)
 
 
-def _run(context: JobContext, settings: Settings, store: Store, observe: Observer) -> Job:
-    with Fleet(context.spec.devices, address=settings.ray_address) as fleet:
+def resume_here(key: str, outputs: Outputs) -> int:
+    """Go on with a job that was stopped, or whose tuner is gone, to its end; returns the exit code."""
+    console = open_console()
+    check_writable(outputs.best, outputs.page)
+    settings = load_settings()
+    with Store.open(settings.database) as store:
+        return _go_on(console, store.job(key), settings, store, outputs)
+
+
+def _go_on(console: Console, job: Job, settings: Settings, store: Store, outputs: Outputs) -> int:
+    if job.status is JobStatus.SUCCEEDED:
+        raise InputError(f"job {job.id!r} has succeeded, nothing is left to do; see: autotune pareto {job.id}")
+    holder = runner(store, job.id)
+    if holder is not None:
+        raise JobTaken(f"job {job.id!r} is being run by {holder}; stop it with: autotune cancel {job.id}")
+    context = restore(job, settings)
+    trials = store.trials(job.id)
+    check_same_engine(context, trials)
+    swept = sweep_host()
+    if swept:
+        console.print(f"ended {len(swept)} processes of engines that were left behind")
+    running = sum(trial.result is None for trial in trials)
+    console.print(
+        f"going on with {job.id} ({job.status}): {len(trials) - running} trials are kept, "
+        f"{running} that were running are launched again",
+        highlight=False,
+    )
+    return _work(console, context, settings, store, outputs)
+
+
+def _unfinished(store: Store, context: JobContext) -> Job | None:
+    """The newest job of the same name and content that nobody runs and that has not succeeded."""
+    for job in store.jobs():
+        if (job.name, job.spec, job.space, job.workload, job.model_path) == _content(context.job):
+            is_open = job.status is not JobStatus.SUCCEEDED and runner(store, job.id) is None
+            return job if is_open else None
+    return None
+
+
+def _content(job: Job) -> tuple[object, ...]:
+    return (job.name, job.spec, job.space, job.workload, job.model_path)
+
+
+def _offered(console: Console, job: Job) -> bool:
+    """Ask at a terminal; elsewhere say what could be done, and start anew."""
+    if console.is_terminal and sys.stdin.isatty():
+        return typer.confirm(
+            f"Job {job.id} of the same files is unfinished ({job.status}). Go on with it?", default=True
+        )
+    console.print(
+        f"job {job.id} of the same files is unfinished ({job.status}); to go on with it instead of starting anew: "
+        f"autotune resume {job.id}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return False
+
+
+def _work(console: Console, context: JobContext, settings: Settings, store: Store, outputs: Outputs) -> int:
+    console.print(_introduction(context), highlight=False)
+    try:
+        with progress_bar(console) as observe:
+            job = _tune(context, settings, store, observe)
+    except (JobCancelled, KeyboardInterrupt):
+        console.print(
+            f"cancelled; what was measured is kept: autotune pareto {context.job.id}\n"
+            f"to go on: autotune resume {context.job.id}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return INTERRUPTED
+    return _show(console, context, job, store.trials(job.id), outputs)
+
+
+def _tune(context: JobContext, settings: Settings, store: Store, observe: Observer) -> Job:
+    with open_fleet(context, settings) as fleet:
         fleet.check_fits(context.baseline.devices)
-        storage = open_storage(url_for_optuna(settings.database))
-        store.create_job(context.job)
-        study = PersistedStudy(storage, context.job.id, context.spec.sla, Grid.of(context.space))
-        study.describe(note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload))
-        return run_job(context, Seats(store, study, fleet), observe)
+        if context.job.status is JobStatus.QUEUED:
+            store.create_job(context.job)
+        with leased(store, context.job.id) as lease:
+            study = open_study(context.job, settings)
+            study.describe(
+                note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload)
+            )
+            return run_job(context, Books(store, lease, study), fleet, observe)
 
 
 def _introduction(context: JobContext) -> str:

@@ -75,7 +75,8 @@ def _unknown(log_text: str, wrapper: Finding | None, ending: str) -> Evidence:
 
 def _ending(exit_code: int | None, killed_by: int | None) -> str:
     if killed_by is not None:
-        return f"The engine was ended by signal {killed_by} ({signals.strsignal(killed_by) or 'unnamed'})."
+        name = signals.Signals(killed_by).name if killed_by in list(signals.Signals) else "unnamed"
+        return f"The engine was ended by signal {killed_by} ({name}: {signals.strsignal(killed_by) or 'unknown'})."
     return "The engine did not become ready." if exit_code is None else f"The engine ended with exit code {exit_code}."
 
 

@@ -37,7 +37,7 @@ class EngineInfo(Record):
     @property
     def version(self) -> str:
         """The engine in one line, such as `vllm 0.30.0, vllm-ascend 0.30.0rc2, torch-npu 2.10.0.post4`."""
-        shown = ("vllm", "vllm-ascend", "torch-npu")
+        shown = ("vllm", "vllm-simulated", "vllm-ascend", "torch-npu")
         return ", ".join(f"{name} {self.versions[name]}" for name in shown if name in self.versions)
 
 

@@ -1,7 +1,10 @@
 """The actor's handle of an engine: starts the supervisor, speaks with it over two pipes, and always ends it."""
 
 import contextlib
+import errno
 import json
+import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -12,12 +15,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from autotune.engines.idle_check import wait_idle
+from autotune.engines.locks import DeviceLocks
+from autotune.engines.supervisor import OWNER_VARIABLE
 from autotune.engines.sweep import sweep
-from autotune.errors import EnvironmentProblem
+from autotune.errors import AutotuneError, EnvironmentProblem
 
 _POLL_S = 0.1  # how soon a cancel is heard while waiting for the supervisor
+_SWEEP_S = 2.0  # while waiting for devices: how often engines are looked for whose supervisor was lost
 _LAUNCH_TIMEOUT_S = 30.0
 _STOP_MARGIN_S = 90.0  # for killing what ignores SIGTERM, and one last idle check
+_CANCELLED_S = 3.5  # so long a cancelled trial waits for the end of its engine, the short grace included
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class SupervisorLost(AutotuneError):
+    """The supervisor ended, or does not answer, though nobody asked it to end: not the configuration's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +99,23 @@ class Stopped:
 
 
 class EngineProcess:
-    """One engine's lifetime: `lock`, `launch`, look at `exited`, `stop`; leaving the context stops it in any case."""
+    """One engine's lifetime: `lock`, `launch`, look at `exited`, `stop`; leaving the context stops it in any case.
 
-    def __init__(self) -> None:
+    Once `cancelled` says so, every wait ends soon. `lock` and `launch` raise SupervisorLost when the supervisor is
+    lost; `stop` does its work then.
+    """
+
+    def __init__(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        self._cancelled = cancelled
         self._plan: LaunchPlan | None = None
         self._folder: Path | None = None
+        self._devices: tuple[str, ...] = ()
         self._events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
-        self._silent = False  # the supervisor has closed its end
+        self._silent = False  # the supervisor has ended
+        self._ordered = False  # it was asked to end
+        self._abandoned = False  # it was still busy ending when we left
         self._stopped: Stopped | None = None
-        self._unstoppable: EnvironmentProblem | None = None
 
     def __enter__(self) -> Self:
         # In a session of its own, so that neither Ctrl-C nor the end of the actor's group reaches it.
@@ -104,6 +124,7 @@ class EngineProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            env={**os.environ, OWNER_VARIABLE: secrets.token_hex(16)},
         )
         self._reader = threading.Thread(target=self._listen, name="engine-events", daemon=True)
         self._reader.start()
@@ -112,11 +133,10 @@ class EngineProcess:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._unstoppable is None:  # else whoever asked knows, and waiting again would change nothing
-            self.stop()
+        self.stop()
 
-    def lock(self, request: LockRequest, cancelled: Callable[[], bool] = lambda: False) -> Locked | Busy:
-        """Take the devices, waiting as long as the request says or until `cancelled` says so; after Busy, just leave.
+    def lock(self, request: LockRequest) -> Locked | Busy:
+        """Take the devices, waiting as long as the request says or until cancelled; after Busy, just leave.
 
         Raises EnvironmentProblem when the lock folder cannot be used.
         """
@@ -128,15 +148,19 @@ class EngineProcess:
             count=request.count,
             wait_s=request.wait_s,
         )
-        answer = self._answer(("locked", "busy"), request.wait_s + _LAUNCH_TIMEOUT_S, cancelled)
+        answer = self._answer(("locked", "busy"), request.wait_s + _LAUNCH_TIMEOUT_S, self._sweep)
         if answer is None:
             return Busy(self._last("waiting").get("holder_pid"), cancelled=True)
-        if answer["event"] == "locked":
-            return Locked(tuple(answer["devices"]))
-        return Busy(answer["holder_pid"])
+        if answer["event"] == "busy":
+            return Busy(answer["holder_pid"])
+        self._devices = tuple(answer["devices"])
+        return Locked(self._devices)
 
-    def launch(self, plan: LaunchPlan) -> Launched:
-        """Start the engine. Raises EnvironmentProblem when its executable or folder cannot be used."""
+    def launch(self, plan: LaunchPlan) -> Launched | None:
+        """Start the engine; None once cancelled.
+
+        Raises EnvironmentProblem when its executable or folder cannot be used, OSError when the disk is full.
+        """
         self._plan = plan
         self._send(
             op="launch",
@@ -149,8 +173,7 @@ class EngineProcess:
             idle_timeout_s=plan.idle_timeout_s,
         )
         answer = self._answer(("launched",), _LAUNCH_TIMEOUT_S)
-        assert answer is not None
-        return Launched(answer["pid"], answer["start_time"], answer["port"])
+        return Launched(answer["pid"], answer["start_time"], answer["port"]) if answer else None
 
     @property
     def pid(self) -> int:
@@ -165,47 +188,81 @@ class EngineProcess:
             return ExitStatus(found["code"], found["signal"])
         return ExitStatus(None, None) if self._silent else None
 
-    def stop(self, timeout_s: float | None = None, *, grace_s: float | None = None) -> Stopped:
+    @property
+    def lost(self) -> bool:
+        """Whether the supervisor ended though neither we asked it to nor the engine had ended."""
+        ended = self._silent or bool(self._last("stopped"))
+        return ended and not self._ordered and not self._last("exited", "failed")
+
+    def stop(self, *, grace_s: float | None = None) -> Stopped | None:
         """End the engine and wait until its devices are idle and unlocked; asked again, the same answer.
 
-        Without `timeout_s` and `grace_s` the plan's own limits decide. Raises EnvironmentProblem when the supervisor
-        does not come to an end in that time; it goes on in the background and keeps the devices locked.
+        None when that takes too long, or once cancelled: then the supervisor goes on in the background and keeps the
+        devices locked meanwhile. `grace_s` overrules the plan's.
         """
-        if self._unstoppable is not None:
-            raise self._unstoppable
-        if self._stopped is None:
-            if grace_s is not None:
-                with contextlib.suppress(EnvironmentProblem):  # a lost supervisor is found below
-                    self._send(op="stop", grace_s=grace_s)
-            self._stopped = self._stop(self._patience_s if timeout_s is None else timeout_s)
+        if self._stopped is None and not self._abandoned:
+            self._order_stop(grace_s)
+            self._abandoned = not self._supervisor_ends()
+            if not self._abandoned:
+                self._stopped = self._report() or self._replace_supervisor()
         return self._stopped
 
-    @property
-    def _patience_s(self) -> float:
-        plan = self._plan
-        return _STOP_MARGIN_S + (plan.grace_s + plan.idle_timeout_s if plan else 0.0)
+    def _order_stop(self, grace_s: float | None) -> None:
+        if self.lost:
+            return
+        self._ordered = True
+        with contextlib.suppress(SupervisorLost):  # `_replace_supervisor` does its work
+            self._send(op="stop", grace_s=grace_s)
 
-    def _stop(self, timeout_s: float) -> Stopped:
+    def _supervisor_ends(self) -> bool:
+        """Wait for it, as long as its plan may take; once cancelled, close the pipe, which makes it hurry."""
+        plan = self._plan
+        deadline = time.monotonic() + _STOP_MARGIN_S + (plan.grace_s + plan.idle_timeout_s if plan else 0.0)
         assert self._supervisor.stdin is not None
-        assert self._supervisor.stdout is not None
+        while self._reader.is_alive() and time.monotonic() < deadline:
+            if self._cancelled() and not self._supervisor.stdin.closed:
+                deadline = time.monotonic() + _CANCELLED_S
+                self._close_pipe()
+            self._reader.join(_POLL_S)
+        self._close_pipe()
+        return not self._reader.is_alive()
+
+    def _close_pipe(self) -> None:
+        assert self._supervisor.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._supervisor.stdin.close()  # the end of its stdin is the stop
-        try:
-            self._supervisor.wait(timeout_s)
-        except subprocess.TimeoutExpired as problem:
-            self._unstoppable = EnvironmentProblem(
-                f"the engine did not stop within {timeout_s:g} s; its supervisor, process {self.pid}, goes on trying "
-                "and keeps the devices locked. Look for processes that hang in the device driver (state D in `ps`)."
-            )
-            raise self._unstoppable from problem
-        self._reader.join()
-        self._supervisor.stdout.close()
+            self._supervisor.stdin.close()
+
+    def _report(self) -> Stopped | None:
         found = self._last("stopped")
-        if found:
-            status = ExitStatus(found["code"], found["signal"])
-            return Stopped(status, found["killed"], tuple(found["left"]), found["idle"])
-        killed = sweep(self._folder) if self._folder else ()
-        return Stopped(ExitStatus(None, None), len(killed), (), None)
+        if not found:
+            return None
+        status = ExitStatus(found["code"], found["signal"])
+        return Stopped(status, found["killed"], tuple(found["left"]), found["idle"])
+
+    def _replace_supervisor(self) -> Stopped:
+        """What a lost supervisor cannot do any more: end the engine, and keep its devices until they are idle."""
+        killed: tuple[int, ...] = ()
+        idle = None
+        if self._folder is not None:
+            killed = sweep(self._folder, self._cancelled)
+            locks = DeviceLocks(self._folder)
+            if self._devices and self._lock_again(locks):
+                idle = self._wait_idle()
+            locks.close()
+        return Stopped(ExitStatus(None, None), len(killed), (), idle)
+
+    def _lock_again(self, locks: DeviceLocks) -> bool:
+        """Wait for the locks, which the engine inherited; False when somebody else was faster, or in vain."""
+        deadline = time.monotonic() + _STOP_MARGIN_S
+        while locks.acquire(self._devices, len(self._devices)) is None:
+            if locks.holder_pid != self.pid or self._cancelled() or time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def _wait_idle(self) -> bool | None:
+        plan = self._plan
+        return wait_idle(plan.idle_command, plan.idle_timeout_s, self._cancelled) if plan else None
 
     def _send(self, **command: Any) -> None:
         assert self._supervisor.stdin is not None
@@ -213,14 +270,17 @@ class EngineProcess:
             self._supervisor.stdin.write(json.dumps(command).encode() + b"\n")
             self._supervisor.stdin.flush()
         except BrokenPipeError as problem:
-            raise self._lost() from problem
+            raise self._loss() from problem
 
     def _listen(self) -> None:
+        """Take the supervisor's events until it ends, and reap it, also when nobody waits for it any more."""
         assert self._supervisor.stdout is not None
-        for line in self._supervisor.stdout:
-            with self._changed:
-                self._events.append(json.loads(line))
-                self._changed.notify_all()
+        with self._supervisor.stdout as events:
+            for line in events:
+                with self._changed:
+                    self._events.append(json.loads(line))
+                    self._changed.notify_all()
+        self._supervisor.wait()
         with self._changed:
             self._silent = True
             self._changed.notify_all()
@@ -229,23 +289,35 @@ class EngineProcess:
         with self._changed:
             return next((event for event in reversed(self._events) if event["event"] in names), {})
 
+    def _sweep(self) -> None:
+        if self._folder is not None:
+            sweep(self._folder, self._cancelled)
+
     def _answer(
-        self, names: tuple[str, ...], timeout_s: float, cancelled: Callable[[], bool] = lambda: False
+        self, names: tuple[str, ...], timeout_s: float, meanwhile: Callable[[], None] = lambda: None
     ) -> dict[str, Any] | None:
         """The supervisor's answer; None once cancelled."""
-        deadline = time.monotonic() + timeout_s
+        now = time.monotonic()
+        deadline, next_s = now + timeout_s, now + _SWEEP_S
+        silent = False
         while not (found := self._last(*names, "failed")):
-            if cancelled():
+            if self._cancelled():
                 return None
-            if self._silent or time.monotonic() >= deadline:
-                raise self._lost()
+            if silent or time.monotonic() >= deadline:
+                raise self._loss()
+            if time.monotonic() >= next_s:
+                meanwhile()
+                next_s = time.monotonic() + _SWEEP_S
             with self._changed:
-                self._changed.wait(_POLL_S)
+                silent = self._silent or (self._changed.wait(_POLL_S) and self._silent)  # then one last look
+        if found["event"] == "failed" and found["errno"] in _NO_SPACE:
+            raise OSError(found["errno"], found["reason"])
         if found["event"] == "failed":
             raise EnvironmentProblem(f"the engine could not be started: {found['reason']}")
         return found
 
-    def _lost(self) -> EnvironmentProblem:
-        return EnvironmentProblem(
-            f"the engine's supervisor, process {self.pid}, does not answer; its messages are in this process's stderr"
+    def _loss(self) -> SupervisorLost:
+        return SupervisorLost(
+            f"the engine's supervisor, process {self.pid}, ended or does not answer; if it said why, then in the "
+            "stderr of this process"
         )

@@ -7,6 +7,8 @@ from typing import Any
 from autotune.engine_config import EngineConfig
 from autotune.engines.loopback import Server, request
 
+_METRICS_TIMEOUT_S = 2.0  # a cancel waits for it
+
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -61,7 +63,7 @@ _GAUGES = frozenset({"kv_cache_usage", "requests_running", "requests_waiting"})
 
 def fetch_metrics(server: Server) -> str:
     """The text of `/metrics`; empty when the engine does not answer."""
-    answer = request(server, "/metrics")
+    answer = request(server, "/metrics", timeout_s=_METRICS_TIMEOUT_S)
     return answer.body if answer.status == 200 else ""
 
 

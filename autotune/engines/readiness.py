@@ -10,6 +10,7 @@ from typing import Literal
 from autotune.engines.loopback import Answer, Server, request
 
 _HEALTH_TIMEOUT_S = 2.0
+_CHECKS = 5  # so many failed answers in a row are no accident any more
 _OVERLAP_CHARACTERS = 4000  # read again with new text, so that a message over several lines is seen whole
 _CHECK_PROMPT = list(range(10, 26))  # token ids every vocabulary has
 _CHECK_TOKENS = 4
@@ -71,40 +72,55 @@ class _LogReader:
         return text
 
 
-class _Completion:
-    """The first completion, asked in a thread so that a cancel is heard meanwhile."""
+class _Question:
+    """One request, asked in a thread so that a cancel is heard meanwhile."""
 
-    def __init__(self, server: Server, timeout_s: float) -> None:
+    def __init__(self, ask: Callable[[], Answer]) -> None:
         self.answer: Answer | None = None
-        self._server = server
-        self._timeout_s = timeout_s
-        threading.Thread(target=self._ask, name="first-completion", daemon=True).start()
+        self._ask = ask
+        threading.Thread(target=self._run, name="readiness-question", daemon=True).start()
 
-    def _ask(self) -> None:
-        question = {
-            "model": self._server.model,
-            "prompt": _CHECK_PROMPT,
-            "max_tokens": _CHECK_TOKENS,
-            "ignore_eos": True,
-            "temperature": 0,
-        }
-        self.answer = request(self._server, "/v1/completions", document=question, timeout_s=self._timeout_s)
+    def _run(self) -> None:
+        self.answer = self._ask()
+
+
+def _health(server: Server) -> _Question:
+    return _Question(lambda: request(server, "/health", timeout_s=_HEALTH_TIMEOUT_S))
+
+
+def _completion(server: Server, timeout_s: float) -> _Question:
+    document = {
+        "model": server.model,
+        "prompt": _CHECK_PROMPT,
+        "max_tokens": _CHECK_TOKENS,
+        "ignore_eos": True,
+        "temperature": 0,
+    }
+    return _Question(lambda: request(server, "/v1/completions", document=document, timeout_s=timeout_s))
 
 
 def wait_ready(server: Server, watch: StartWatch) -> Ready | NotReady:
-    """Poll `/health`, then ask for one completion, while the log, the process and the user may end the wait at once."""
+    """Poll `/health`, then ask for one completion, while the log, the process and the user may end the wait at once.
+
+    An engine that fails some requests is ready; one that fails the first few in a row is not.
+    """
     started = watch.clock()
     log = _LogReader(watch.log)
-    completion: _Completion | None = None
+    question, healthy, failed, asked_s = _health(server), False, 0, 0.0
     while True:
         seconds = watch.clock() - started
         failure = _failure(watch, log, seconds)
         if failure is not None:
             return failure
-        if completion is None and request(server, "/health", timeout_s=_HEALTH_TIMEOUT_S).status == 200:
-            completion = _Completion(server, watch.completion_timeout_s)
-        if completion is not None and completion.answer is not None:
-            return _judged(completion.answer, watch.clock() - started)
+        answer = question.answer
+        if answer is not None:
+            if healthy and answer.status == 200:
+                return Ready(seconds)
+            failed += healthy
+            if failed == _CHECKS or (healthy and seconds - asked_s >= watch.completion_timeout_s):
+                return NotReady("no_answer", _refusal(answer), seconds)
+            healthy, asked_s = healthy or answer.status == 200, seconds
+            question = _completion(server, watch.completion_timeout_s) if healthy else _health(server)
         time.sleep(watch.poll_s)
 
 
@@ -123,8 +139,6 @@ def _failure(watch: StartWatch, log: _LogReader, seconds: float) -> NotReady | N
     return None
 
 
-def _judged(answer: Answer, seconds: float) -> Ready | NotReady:
-    if answer.status == 200:
-        return Ready(seconds)
+def _refusal(answer: Answer) -> str:
     said = f"HTTP {answer.status}: {answer.body[:300]}" if answer.status else answer.body
-    return NotReady("no_answer", f"healthy, but its first completion failed: {said}", seconds)
+    return f"healthy, but its first completions failed: {said}"

@@ -10,16 +10,18 @@ It reads JSON lines from stdin, the pipe from the actor, and writes JSON lines t
         -> {"event": "launched", "pid": …, "start_time": …, "port": …} or {"event": "failed", "reason": …};
            "{port}" in argv and env becomes the port that is held for the engine
         -> {"event": "exited", "code": …, "signal": …} at once when the engine ends by itself
-    {"op": "stop", "grace_s": …}, or the end of stdin, or SIGTERM
+    {"op": "stop", "grace_s": … or null}, or the end of stdin, or SIGTERM
         -> {"event": "stopped", "code": …, "signal": …, "killed": …, "left": […], "idle": …}
 
 The end of stdin is the truth about the actor: it comes whatever ended it, kill -9 included. Then the engine gets
 SIGTERM and some seconds, every descendant SIGKILL by pid (also those in sessions of their own: this process is their
-subreaper), the devices time to become idle, and only then are the device locks released.
+subreaper), the devices time to become idle, and only then are the device locks released. An actor that stops waiting
+closes its end: from then on nobody needs what the engine might still save, and its grace is short.
 """
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import select
@@ -34,18 +36,19 @@ from types import FrameType
 from typing import Any
 
 from autotune.engines import procfs
+from autotune.engines.idle_check import wait_idle
 from autotune.engines.locks import DeviceLocks
 
-OWNER_VARIABLE = "AUTOTUNE_ENGINE_OWNER"  # marks every process of an engine, for a sweep after a killed supervisor
+# Marks every process of an engine, for a sweep after a killed supervisor. The supervisor is started with it: so its
+# child carries the mark between fork and exec too.
+OWNER_VARIABLE = "AUTOTUNE_ENGINE_OWNER"
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LOCK_POLL_S = 0.2
+_ABANDONED_GRACE_S = 2.0  # between SIGTERM and SIGKILL once the actor has closed its end
 _WATCH_S = 2.0  # an upper bound only: signals and commands wake the loop at once
 _KILL_POLL_S = 0.02
 _KILL_TIMEOUT_S = 60.0  # a process stuck in a driver call cannot be killed; it keeps its device locked
-_IDLE_POLL_S = 1.0
-_IDLE_PROBE_TIMEOUT_S = 60.0
-_KILLED_PROBE_S = 1.0
 
 
 class Inbox:
@@ -53,7 +56,8 @@ class Inbox:
 
     def __init__(self, stdin: int = 0) -> None:
         self.ended = False
-        self.hurry_s: float | None = None  # a shorter grace than the launch allowed, when the actor asks for one
+        self._closed = False
+        self._asked_grace_s: float | None = None  # another grace than the launch allowed
         self._stdin = stdin
         self._text = b""
         self._commands: deque[dict[str, Any]] = deque()
@@ -69,9 +73,14 @@ class Inbox:
     def _terminated(self, _number: int, _frame: FrameType | None) -> None:
         self.ended = True
 
+    def grace_s(self, planned_s: float) -> float:
+        """How long the engine may take to end, as far as is known now."""
+        asked_s = planned_s if self._asked_grace_s is None else self._asked_grace_s
+        return min(asked_s, _ABANDONED_GRACE_S) if self._closed else asked_s
+
     def wait(self, timeout_s: float) -> None:
         """Return after `timeout_s`, or earlier when a command or a signal came."""
-        watched = [self._wake] if self.ended else [self._wake, self._stdin]
+        watched = [self._wake] if self._closed else [self._wake, self._stdin]
         ready, _, _ = select.select(watched, [], [], max(0.0, timeout_s))
         if self._wake in ready:
             os.read(self._wake, 4096)
@@ -81,12 +90,12 @@ class Inbox:
     def _read(self) -> None:
         chunk = os.read(self._stdin, 1 << 16)
         if not chunk:
-            self.ended = True
+            self.ended = self._closed = True
         *lines, self._text = (self._text + chunk).split(b"\n")
         for command in map(json.loads, lines):
             self._commands.append(command)
             if command["op"] == "stop":
-                self.ended, self.hurry_s = True, command.get("grace_s")
+                self.ended, self._asked_grace_s = True, command["grace_s"]
 
     def take(self, operation: str) -> dict[str, Any] | None:
         """Wait for the next command, which must be `operation`; None when the actor is done."""
@@ -107,7 +116,7 @@ class Engine:
         self._port_holder, self.port = _hold_port()
         port = str(self.port)
         environment = {name: value.replace("{port}", port) for name, value in order["env"].items()}
-        with Path(order["log"]).open("ab") as log:
+        with Path(order["log"]).open("xb") as log:  # two engines never write one log
             self._process = subprocess.Popen(
                 [argument.replace("{port}", port) for argument in order["argv"]],
                 env={**environment, OWNER_VARIABLE: owner},
@@ -142,14 +151,14 @@ class Engine:
                     self._process.returncode = os.waitstatus_to_exitcode(status)
         return self._process.returncode is not None
 
-    def terminate(self, grace_s: float, inbox: Inbox) -> None:
-        """Ask the engine to end and give it `grace_s`."""
+    def terminate(self, planned_grace_s: float, inbox: Inbox) -> None:
+        """Ask the engine to end and give it its grace, which may shrink meanwhile."""
         if self.reap():
             return
         os.kill(self.pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
-        while not self.reap() and time.monotonic() < deadline:
-            inbox.wait(deadline - time.monotonic())
+        asked_s = time.monotonic()
+        while not self.reap() and (left_s := asked_s + inbox.grace_s(planned_grace_s) - time.monotonic()) > 0:
+            inbox.wait(left_s)
 
     def end_descendants(self) -> list[int]:
         """SIGKILL whatever is left, again and again until nothing is; the pids that would not die in time."""
@@ -182,7 +191,8 @@ def main() -> int:
                 stopped |= _own(locks, inbox)
             locks.close()
         except (OSError, ValueError) as problem:
-            _emit("failed", reason=str(problem))
+            code = problem.errno if isinstance(problem, OSError) else errno.EINVAL
+            _emit("failed", reason=str(problem), errno=code)
     _emit("stopped", **stopped)
     return 0
 
@@ -219,10 +229,10 @@ def _own(locks: DeviceLocks, inbox: Inbox) -> dict[str, Any]:
             _write(record, entry | {"engine": {"pid": engine.pid, "start_time": engine.start_time}})
             _emit("launched", pid=engine.pid, start_time=engine.start_time, port=engine.port)
             _watch(engine, inbox)
-            engine.terminate(order["grace_s"] if inbox.hurry_s is None else inbox.hurry_s, inbox)
+            engine.terminate(order["grace_s"], inbox)
         finally:
             left = engine.end_descendants()
-        idle = _wait_idle(order["idle_command"], order["idle_timeout_s"])
+        idle = wait_idle(order["idle_command"], order["idle_timeout_s"])
         return {**engine.exit, "killed": engine.killed, "left": left, "idle": idle}
     finally:
         if not left:
@@ -232,8 +242,7 @@ def _own(locks: DeviceLocks, inbox: Inbox) -> dict[str, Any]:
 def _identity() -> dict[str, Any]:
     own = procfs.stat(os.getpid())
     assert own is not None
-    owner = f"{own.pid}-{own.start_time}"
-    return {"pid": own.pid, "start_time": own.start_time, "owner": owner, "engine": None}
+    return {"pid": own.pid, "start_time": own.start_time, "owner": os.environ[OWNER_VARIABLE], "engine": None}
 
 
 def _watch(engine: Engine, inbox: Inbox) -> None:
@@ -245,32 +254,6 @@ def _watch(engine: Engine, inbox: Inbox) -> None:
             _emit("exited", **engine.exit)
             told = True
         inbox.wait(_WATCH_S)
-
-
-def _wait_idle(command: list[str] | None, timeout_s: float) -> bool | None:
-    """Run the platform's idle check until it succeeds; None where the platform has none."""
-    if not command:
-        return None
-    deadline = time.monotonic() + timeout_s
-    while not _succeeds(command):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_IDLE_POLL_S)
-    return True
-
-
-def _succeeds(command: list[str]) -> bool:
-    with contextlib.suppress(OSError):
-        check = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            return check.wait(_IDLE_PROBE_TIMEOUT_S) == 0
-        except subprocess.TimeoutExpired:
-            check.kill()  # and not waited for long: a wedged driver would hold us too
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                check.wait(_KILLED_PROBE_S)
-    return False
 
 
 def _hold_port() -> tuple[socket.socket, int]:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+ANY_RESOURCE = "any"
+"""The resource of a platform whose devices stand for any kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceProcess:
@@ -42,11 +45,11 @@ class Device:
 
 
 class Platform(Protocol):
-    """What a kind of device needs; satisfied by the modules `ascend`, `cuda` and `cpu`."""
+    """What a kind of device needs; satisfied by the modules `ascend`, `cuda`, `cpu` and `simulated`."""
 
     @property
     def RESOURCE(self) -> str:  # noqa: N802 - a module's constant
-        """The name of the devices as a cluster resource: NPU, GPU or CPU."""
+        """The name of the devices as a cluster resource: NPU, GPU, CPU, or `ANY_RESOURCE`."""
 
     def visibility(self, devices: Sequence[str]) -> dict[str, str]:
         """The variables that show exactly these devices to an engine."""

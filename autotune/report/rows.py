@@ -15,8 +15,8 @@ def measured(trial: Trial) -> Measured | None:
 
 
 def baseline_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The trial of the starting configuration."""
-    return next((trial for trial in trials if trial.purpose == "baseline"), None)
+    """The trial of the starting configuration: the last one, for an earlier one was interrupted."""
+    return next((trial for trial in reversed(trials) if trial.purpose == "baseline"), None)
 
 
 def baseline_point(trials: Sequence[Trial]) -> LoadPoint | None:

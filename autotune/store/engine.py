@@ -10,6 +10,7 @@ from autotune.errors import InputError, StoreError
 
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 10
+SILENCE_S = 30  # a server that vanished answers nothing, not even that it has gone
 WRITES = "autotune_writes"  # execution option of connections that are going to write
 
 _PRAGMAS = (
@@ -18,6 +19,11 @@ _PRAGMAS = (
     "synchronous = NORMAL",  # with WAL a power cut may lose the last commits, never the database
     "foreign_keys = ON",
 )
+_POSTGRESQL = {
+    "connect_timeout": str(CONNECT_TIMEOUT_S),
+    "keepalives_idle": str(CONNECT_TIMEOUT_S),
+    "tcp_user_timeout": str(SILENCE_S * 1000),
+}
 _EXAMPLES = "use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
 
 
@@ -39,11 +45,10 @@ def parse_url(text: str) -> URL:
 
 
 def url_for_optuna(text: str) -> str:
-    """The same database for Optuna, password included; on SQLite with our patience for locks."""
+    """The same database for Optuna, password included, with our patience for locks and for silent servers."""
     url = parse_url(text)
-    if url.drivername == "sqlite":
-        url = url.update_query_dict({"timeout": str(BUSY_TIMEOUT_S)})
-    return url.render_as_string(hide_password=False)
+    patience = {"timeout": str(BUSY_TIMEOUT_S)} if url.drivername == "sqlite" else _POSTGRESQL
+    return url.update_query_dict({**patience, **url.query}).render_as_string(hide_password=False)
 
 
 def connect(url: URL) -> Engine:
@@ -51,7 +56,8 @@ def connect(url: URL) -> Engine:
     try:
         if url.drivername == "sqlite":
             return _sqlite(url)
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+        ours = {key: value for key, value in _POSTGRESQL.items() if key not in url.query}
+        return create_engine(url, pool_pre_ping=True, connect_args=ours)
     except ModuleNotFoundError as exc:
         raise StoreError("PostgreSQL needs psycopg; install it with: pip install 'vllm-autotune[postgres]'") from exc
     except OSError as exc:

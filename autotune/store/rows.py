@@ -1,10 +1,13 @@
 """Records to rows and back; a record that comes back equals the one that went in."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from autotune.records import Record
 from autotune.results import FrontPoint, Job, JobResult, JobStatus, LoadPoint, Measured, Trial, TrialResult
 from autotune.store.schema import FrontPointRow, JobRow, LoadPointRow, TrialRow
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 _PLAIN_JOB = (
     "id",
@@ -16,10 +19,12 @@ _PLAIN_JOB = (
     "spec",
     "space",
     "workload",
+    "worked_s",
     "created_at",
     "finished_at",
 )
-_PLAIN_TRIAL = ("number", "purpose", "origin", "knobs", "config", "confirms", "started_at", "finished_at")
+_NEW_TRIAL = {"number", "purpose", "origin", "knobs", "config", "confirms", "attempts", "earlier_device_s"}
+_PLAIN_TRIAL = (*_NEW_TRIAL, "started_at", "finished_at")
 _PLAIN_FRONT_POINT = ("trial", "level", "output_throughput_per_device", "p99_ttft_ms", "request_throughput")
 
 
@@ -30,6 +35,7 @@ def job_row(job: Job) -> JobRow:
         name=job.name,
         model_path=job.model_path,
         folder=job.folder,
+        worked_s=job.worked_s,
         created_at=job.created_at,
         finished_at=job.finished_at,
         **job.model_dump(mode="json", include={"spec", "space", "workload"}),
@@ -41,7 +47,17 @@ def job_row(job: Job) -> JobRow:
 def set_status(row: JobRow, status: JobStatus, message: str) -> None:
     """Write a job's status and the message that explains it."""
     row.status = status.value
-    row.message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # quotes of logs; PostgreSQL's text has no NUL
+    row.message = plain(message)
+
+
+def plain(message: str) -> str:
+    """A message as it is stored: it may quote a log, and PostgreSQL's text has no NUL."""
+    return message.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def as_stored(record: AnyRecord) -> AnyRecord:
+    """A record as it would come back: what pydantic leaves alone in Python, such as tuples in knobs, JSON changes."""
+    return type(record).model_validate(record.model_dump(mode="json"))
 
 
 def set_job_result(row: JobRow, result: JobResult | None) -> None:
@@ -63,7 +79,7 @@ def trial_row(job_id: str, trial: Trial) -> TrialRow:
         job_id=job_id,
         config_hash=trial.config.hash,
         started_at=trial.started_at,
-        **trial.model_dump(mode="json", include=set(_PLAIN_TRIAL) - {"started_at", "finished_at"}),
+        **trial.model_dump(mode="json", include=_NEW_TRIAL),
     )
 
 

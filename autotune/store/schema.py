@@ -73,7 +73,7 @@ class FrontPointRow(Tables):
 
 
 class JobRow(Tables):
-    """A job. `result` lacks the front, which is in a table of its own."""
+    """A job. `result` lacks the front, which is in a table of its own; the lease is NULL while nobody runs it."""
 
     __tablename__ = PREFIX + "jobs"
 
@@ -87,6 +87,10 @@ class JobRow(Tables):
     spec: Mapped[dict[str, Any]]
     space: Mapped[dict[str, Any]]
     workload: Mapped[dict[str, Any]]
+    worked_s: Mapped[float] = mapped_column(server_default="0")
+    lease_token: Mapped[str | None]
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
     result: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(index=True)
     finished_at: Mapped[datetime | None]
@@ -144,6 +148,8 @@ class TrialRow(Tables):
     failure: Mapped[str | None]
     result: Mapped[dict[str, Any] | None]
     confirms: Mapped[int | None]
+    attempts: Mapped[int] = mapped_column(server_default="1")
+    earlier_device_s: Mapped[float] = mapped_column(server_default="0")
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     points: Mapped[list[LoadPointRow]] = relationship(

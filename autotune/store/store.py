@@ -1,55 +1,74 @@
 """The database as the rest of the program sees it: records in, records out, one transaction per call."""
 
-import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+import time
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy import Engine, delete, func, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from autotune.errors import InputError, NotFound, StoreError
+from autotune.errors import StoreError
 from autotune.results import Job, JobResult, JobStatus, LoadPoint, Trial, TrialResult
-from autotune.store import engine, migrate, rows
-from autotune.store.schema import JobRow, LoadPointRow, TrialRow
+from autotune.store import engine, jobs, migrate, trials
+from autotune.store import lease as leases
+from autotune.store.lease import Lease
+from autotune.store.retry import Patience, is_away, keep_trying, was_cut
 
-_ENDED = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
-_SHOWN_JOBS = 5  # names in a message
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class Store:
-    """Jobs, trials and load points in one database. Threads may share it; processes open one each."""
+    """Jobs, trials and load points in one database. Threads may share it; processes open one each.
 
-    def __init__(self, opened: Engine) -> None:
+    Every call is tried again for `RETRY_S` while the database is away, and may be repeated by the caller: what is
+    written already is not written twice. Writes to a job need its lease, else they raise LeaseLost and write nothing.
+    """
+
+    def __init__(
+        self,
+        opened: Engine,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = opened
+        self._patience = Patience(pause, clock)
         self._shown = opened.url.render_as_string(hide_password=True)
         self._reads = sessionmaker(opened)
         self._writes = sessionmaker(opened.execution_options(**{engine.WRITES: True}))
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(
+        cls,
+        url: str,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Self:
         """Connect and bring the schema up to date.
 
         `url` is `sqlite:///FILE` (missing folders are made) or `postgresql://…`. Raises InputError for another URL
-        and StoreError when the database cannot be reached or is newer than this version.
+        and StoreError when the database cannot be reached or is newer than this version. A server that cannot be
+        reached is told at once: the address may be wrong.
         """
         parsed = engine.parse_url(url)
         opened = engine.connect(parsed)
+        shown = parsed.render_as_string(hide_password=True)
         try:
-            migrate.upgrade(opened)
+            keep_trying(partial(migrate.upgrade, opened), was_cut, Patience(pause, clock), shown)
         except DBAPIError as exc:
             opened.dispose()
-            shown = parsed.render_as_string(hide_password=True)
             raise StoreError(
                 f"the database {shown} cannot be opened: {exc.orig}; check the URL and the server"
             ) from exc
         except StoreError:
             opened.dispose()
             raise
-        return cls(opened)
+        return cls(opened, pause, clock)
 
     def close(self) -> None:
         """Give every connection back."""
@@ -64,147 +83,116 @@ class Store:
         self.close()
 
     def create_job(self, job: Job) -> None:
-        """Add a job that has no result yet. Raises StoreError when its id is taken."""
+        """Add a job that has no result yet. Raises StoreError when another job has its id."""
         if job.result is not None:
             raise ValueError(f"job {job.id!r} has a result already; a job starts without one")
-        with self._session(self._writes) as session:
-            if session.get(JobRow, job.id) is not None:
-                raise StoreError(f"a job with the id {job.id!r} exists already; submit the job again for a new id")
-            session.add(rows.job_row(job))
+        self._write(jobs.create, job)
 
     def job(self, key: str) -> Job:
         """The job with this id, else the newest with this name, else the only one whose id starts so.
 
         Raises NotFound, and InputError when several ids start so.
         """
-        with self._session(self._reads) as session:
-            return rows.job_record(_find(session, key))
+        return self._read(jobs.named, key)
 
     def jobs(self) -> tuple[Job, ...]:
         """All jobs, newest first."""
-        with self._session(self._reads) as session:
-            found = session.scalars(select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id))
-            return tuple(rows.job_record(row) for row in found)
+        return self._read(jobs.every)
 
-    def set_status(self, job_id: str, status: JobStatus, message: str = "") -> None:
+    def claim(self, job_id: str, owner: str, *, now: datetime, gone: Callable[[str], bool] = leases.never) -> Lease:
+        """Take a job that nobody has, whose lease has run out, or whose holder is `gone`; changes no status.
+
+        Raises JobTaken, which names the holder and the end of its lease, and NotFound.
+        """
+        wanted = Lease(job_id, secrets.token_hex(16))
+        self._write(leases.claim, wanted, owner, now, gone)
+        return wanted
+
+    def renew(self, lease: Lease, *, now: datetime, worked_s: float) -> bool:
+        """Keep the job until `LEASE_S` after `now`, note the seconds worked; whether somebody asked for its end."""
+        return self._write(leases.renew, lease, now, worked_s)
+
+    def release(self, lease: Lease) -> None:
+        """Give the job back; fine when it was lost."""
+        self._write(leases.release, lease)
+
+    def owner(self, job_id: str, *, now: datetime) -> str | None:
+        """Who has the job, with a lease that has not run out."""
+        return self._read(lambda session: leases.holder_of(jobs.by_id(session, job_id), now))
+
+    def set_status(self, lease: Lease, status: JobStatus, message: str = "") -> None:
         """Move a job on. An ended job that runs again is open again: its end and its cancel request are forgotten."""
-        with self._session(self._writes) as session:
-            row = _job_row(session, job_id)
-            if row.status in _ENDED and status not in _ENDED:
-                row.finished_at = None
-                row.cancel_requested = False
-            rows.set_status(row, status, message)
+        self._write(jobs.set_status, lease, status, message)
 
     def finish_job(
-        self, job_id: str, status: JobStatus, result: JobResult | None, *, finished_at: datetime, message: str = ""
+        self, lease: Lease, status: JobStatus, result: JobResult | None, *, finished_at: datetime, message: str = ""
     ) -> None:
-        """End a job: its status, its result (None: it failed before there was any) and its front, all or nothing."""
-        with self._session(self._writes) as session:
-            row = _job_row(session, job_id)
-            row.finished_at = finished_at
-            rows.set_status(row, status, message)
-            rows.set_job_result(row, result)
+        """End a job and give its lease back: status, result (None: there is none) and front, all or nothing."""
+        self._write(jobs.finish, lease, jobs.Ending(status, result, finished_at, message))
 
     def request_cancel(self, job_id: str) -> None:
         """Ask whoever runs the job to stop. Raises InputError when it has ended."""
-        with self._session(self._writes) as session:
-            row = _job_row(session, job_id)
-            if row.status in _ENDED:
-                raise InputError(f"job {job_id!r} has ended already ({row.status}); there is nothing to cancel")
-            row.cancel_requested = True
+        self._write(jobs.request_cancel, job_id)
 
     def cancel_requested(self, job_id: str) -> bool:
         """Whether someone asked the job to stop."""
-        with self._session(self._reads) as session:
-            return _job_row(session, job_id).cancel_requested
+        return self._read(lambda session: jobs.by_id(session, job_id).cancel_requested)
 
-    def start_trial(self, job_id: str, trial: Trial) -> None:
-        """Record that a trial is being launched. Raises StoreError when the job has a trial of that number."""
+    def start_trial(self, lease: Lease, trial: Trial) -> None:
+        """Record that a trial is being launched. Raises StoreError when the job has another one of that number."""
         if trial.result is not None:
             raise ValueError(f"trial {trial.number} has a result already; a trial starts without one")
-        with self._session(self._writes) as session:
-            _job_row(session, job_id)
-            if session.get(TrialRow, (job_id, trial.number)) is not None:
-                raise StoreError(
-                    f"job {job_id!r} has a trial {trial.number} already; is another process running this job?"
-                )
-            session.add(rows.trial_row(job_id, trial))
+        self._write(trials.start, lease, trial)
 
-    def finish_trial(self, job_id: str, number: int, result: TrialResult, finished_at: datetime) -> None:
+    def relaunch_trial(self, lease: Lease, number: int, *, attempts: int, earlier_device_s: float) -> Trial:
+        """Record that a running trial is being launched once more, for the `attempts`-th time; its row.
+
+        `earlier_device_s` is the device-seconds of all launches before this one. Raises NotFound for a trial that was
+        never started, and StoreError for one that is finished or was launched another number of times.
+        """
+        return self._write(trials.relaunch, lease, number, trials.Relaunch(attempts, earlier_device_s))
+
+    def finish_trial(self, lease: Lease, number: int, result: TrialResult, finished_at: datetime) -> None:
         """Record what a trial brought home, its load points included, all or nothing.
 
-        Raises NotFound for a trial that was never started and StoreError for one that is finished.
+        Raises NotFound for a trial that was never started and StoreError for one that has another result.
         """
-        with self._session(self._writes) as session:
-            row = session.get(TrialRow, (job_id, number), with_for_update=True)
-            if row is None:
-                raise NotFound(f"job {job_id!r} has no trial {number}; it was never started, or discarded")
-            if row.outcome is not None:
-                raise StoreError(
-                    f"trial {number} of job {job_id!r} is finished already; is another process running this job?"
-                )
-            rows.set_trial_result(row, result, finished_at)
-
-    def discard_running(self, job_id: str) -> tuple[int, ...]:
-        """Forget the trials that have no result, as a crash leaves them; their numbers."""
-        running = (TrialRow.job_id == job_id) & TrialRow.outcome.is_(None)
-        with self._session(self._writes) as session:
-            numbers = session.scalars(select(TrialRow.number).where(running).order_by(TrialRow.number)).all()
-            session.execute(delete(TrialRow).where(running))
-            return tuple(numbers)
+        self._write(trials.finish, lease, number, result, finished_at)
 
     def trials(self, job_id: str) -> tuple[Trial, ...]:
         """The trials of a job by number, those that still run included."""
-        with self._session(self._reads) as session:
-            found = session.scalars(select(TrialRow).where(TrialRow.job_id == job_id).order_by(TrialRow.number))
-            return tuple(rows.trial_record(row) for row in found)
+        return self._read(trials.of_job, job_id)
 
     def load_points(self, job_id: str) -> tuple[tuple[int, LoadPoint], ...]:
         """Every load point of a job with the number of its trial, by trial and then as measured."""
-        order = (LoadPointRow.trial, LoadPointRow.position)
-        with self._session(self._reads) as session:
-            found = session.scalars(select(LoadPointRow).where(LoadPointRow.job_id == job_id).order_by(*order))
-            return tuple((row.trial, rows.point_record(row)) for row in found)
+        return self._read(trials.load_points, job_id)
 
-    @contextmanager
-    def _session(self, sessions: sessionmaker[Session]) -> Iterator[Session]:
-        try:
+    def _read(
+        self,
+        work: Callable[Concatenate[Session, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        return self._transaction(self._reads, lambda session: work(session, *args, **kwargs))
+
+    def _write(
+        self,
+        work: Callable[Concatenate[Session, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        return self._transaction(self._writes, lambda session: work(session, *args, **kwargs))
+
+    def _transaction(self, sessions: sessionmaker[Session], work: Callable[[Session], Result]) -> Result:
+        def once() -> Result:
             with sessions.begin() as session:
-                yield session
+                return work(session)
+
+        try:
+            return keep_trying(once, is_away, self._patience, self._shown)
         except IntegrityError as exc:
             raise StoreError(f"the database {self._shown} refuses the rows, nothing was written: {exc.orig}") from exc
-        except (OperationalError, InterfaceError) as exc:
+        except DBAPIError as exc:
+            if not (isinstance(exc, OperationalError | InterfaceError) or is_away(exc)):
+                raise
             raise StoreError(f"the database {self._shown} fails: {exc.orig}; check the disk and the server") from exc
-
-
-def _job_row(session: Session, job_id: str) -> JobRow:
-    row = session.get(JobRow, job_id)
-    if row is None:
-        raise NotFound(f"no job has the id {job_id!r}")
-    return row
-
-
-def _find(session: Session, key: str) -> JobRow:
-    newest = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id)
-    row = session.get(JobRow, key) or session.scalars(newest.where(JobRow.name == key).limit(1)).first()
-    if row is not None:
-        return row
-    prefixed = newest.where(func.substr(JobRow.id, 1, len(key)) == key).limit(_SHOWN_JOBS)
-    matches = session.scalars(prefixed).all()
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        ids = ", ".join(row.id for row in matches)
-        raise InputError(f"several jobs have ids that start with {key!r}: {ids}; give more of the id")
-    raise NotFound(_no_such_job(session, key))
-
-
-def _no_such_job(session: Session, key: str) -> str:
-    known = session.execute(select(JobRow.id, JobRow.name).order_by(JobRow.created_at.desc())).all()
-    if not known:
-        return f"no job has the id or name {key!r}; this database holds no jobs"
-    close = difflib.get_close_matches(key, {word for pair in known for word in pair}, n=1)
-    if close:
-        return f"no job has the id or name {key!r}; did you mean {close[0]!r}?"
-    newest = ", ".join(f"{job_id} ({name})" for job_id, name in known[:_SHOWN_JOBS])
-    return f"no job has the id or name {key!r}; the newest are {newest}"

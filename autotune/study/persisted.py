@@ -1,165 +1,294 @@
-"""The study people watch in Optuna dashboard: real knob values, only measured numbers, named limits with units."""
+"""The study people watch in Optuna dashboard, kept in line with our rows."""
 
-import json
-import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import (
+    DuplicatedStudyError,
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from optuna_dashboard import save_note
+from optuna.storages._rdb import storage as rdb  # when it connects, Optuna lets SQLAlchemy's own errors through
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import get_note, save_note
 
-from autotune.engine_config import Value
 from autotune.errors import StoreError
-from autotune.results import Evidence, Measured, Trial, TrialResult
+from autotune.results import Trial
 from autotune.spec import Sla
-from autotune.study import constraints
-from autotune.study.grid import Grid, Knob
+from autotune.study.grid import Grid
+from autotune.study.shown import FAILURE, ROW, Shown, distribution, running, shown, template
 
 THROUGHPUT = "output throughput per device (tok/s)"
 P99_TTFT = "P99 TTFT (ms)"
-ROW = "autotune_trial"  # user attribute: the number of our row
+_DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+_DATABASE_ERROR: type[Exception] = rdb.sqlalchemy_exc.SQLAlchemyError  # type: ignore[attr-defined]
+_STORAGE_ERRORS = (
+    StorageInternalError,
+    UpdateFinishedTrialError,
+    DuplicatedStudyError,
+    KeyError,  # what Optuna's storages raise for a study or trial that was deleted
+    _DATABASE_ERROR,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a study says about itself."""
+
+    attributes: dict[str, str]
+    note: str  # Markdown
 
 
 class PersistedStudy:
-    """One job's study in the shared database. Our rows are the truth; `sync` brings the study into line with them."""
+    """One job's study in the shared database. Our rows are the truth; `sync` brings the study into line with them.
+
+    Every method raises StoreError when the storage fails or the study was changed by others; what it has written by
+    then may be incomplete, and `sync` completes it.
+    """
 
     def __init__(self, storage: RDBStorage, name: str, sla: Sla, grid: Grid) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(
-            study_name=name, storage=storage, directions=["maximize", "minimize"], load_if_exists=True
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # the version is pinned below 6
-            self._study.set_metric_names([THROUGHPUT, P99_TTFT])
+        self._storage = storage
+        self._name = name
         self._sla = sla
-        self._distributions = {knob.name: _distribution(knob) for knob in grid.knobs}
+        self._grid = grid
+        self._description: Description | None = None
+        self._is_described = False
+        self._ids: dict[int, list[int]] | None = None  # row -> Optuna's ids of its trials; None: to be read
+        self._count = 0  # trials in the study, those of others included; meaningless while `_ids` is None
+        with self._storage_errors():
+            self._study = self._opened()
 
     @property
     def name(self) -> str:
         """The study's name, as the dashboard lists it."""
-        return self._study.study_name
+        return self._name
 
     def describe(self, attributes: Mapping[str, str], note: str) -> None:
         """Say what the study is about: user attributes, and a note in Markdown."""
-        for key, value in attributes.items():
-            self._study.set_user_attr(key, value)
-        save_note(self._study, note)
+        self._description, self._is_described = Description(dict(attributes), note), False
+        with self._storage_errors():
+            self._write_description(self._description)
 
     def sync(self, trials: Sequence[Trial]) -> None:
-        """Make the study equal to our rows: missing trials are added, finished ones told, strangers failed."""
-        theirs = self._by_row()
-        rows = {trial.number: trial for trial in trials if trial.purpose != "confirmation"}
-        for number, frozen in theirs.items():
-            if number not in rows and not frozen.state.is_finished():
-                self._fail(frozen, {"failure": "interrupted", "advice": "The tuner was stopped during this trial."})
-        for number, trial in sorted(rows.items()):
-            if number not in theirs:
-                self.started(trial)
-            if trial.result is not None:
-                self.finished(trial)
+        """Make the study equal to our rows, whatever it holds.
+
+        Missing trials are added, open ones told, those that belong to no row failed. A study that was deleted, or
+        that holds numbers which are not ours and cannot be taken back, is made anew.
+        """
+        wanted = self._wanted(trials)
+        with self._storage_errors():
+            self._study = self._opened()
+            theirs = self._theirs()
+            pairs = _pairs(wanted, theirs)
+            if self._is_spoiled(theirs, pairs):
+                self._make_anew()
+                theirs, pairs = [], {}
+            self._ids, self._count = {number: [frozen._trial_id] for number, frozen in pairs.items()}, len(theirs)
+            self._fail_open_strangers(theirs, pairs, wanted)
+            for number, what in wanted.items():
+                self._bring(what, pairs.get(number))
 
     def started(self, trial: Trial) -> None:
-        """Show a running trial with its real knob values."""
-        params = {name: trial.knobs[name] for name in self._distributions if name in trial.knobs}
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=params,
-                distributions={name: self._distributions[name] for name in params},
-                user_attrs={ROW: trial.number, "origin": trial.origin, "config_hash": trial.config.hash},
-            )
-        )
+        """Show a running trial with its real knob values; one that is shown already is left as it is."""
+        self._show(running(trial, self._grid))
 
     def finished(self, trial: Trial) -> None:
         """Tell a trial's outcome, once; telling it again changes nothing."""
-        frozen = self._by_row()[trial.number]
-        if frozen.state.is_finished() or trial.result is None:
-            return
-        outcome = trial.result.outcome
-        if not isinstance(outcome, Measured):
-            self._fail(frozen, _failure(outcome.evidence))
-            return
-        point = outcome.closest_point
-        self._constrain(frozen, constraints.measured(point, self._sla))
-        self._attributes(frozen, _measurement(trial.result, outcome))
-        if point.p99_ttft_ms is None:
-            share = point.failed / (point.failed + point.completed)
-            self._fail(frozen, {"failure": f"{share:.1%} of the requests failed: there is no P99 TTFT to show"})
-            return
-        self._study.tell(frozen.number, [point.output_throughput_per_device, point.p99_ttft_ms])
+        if trial.result is not None:
+            self._show(shown(trial, self._grid, self._sla))
 
-    def _by_row(self) -> dict[int, FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=False)
-        return {frozen.user_attrs[ROW]: frozen for frozen in trials if ROW in frozen.user_attrs}
+    def differences(self, trials: Sequence[Trial]) -> list[str]:
+        """What in the study is not as our rows say, in words; trials without values that belong to no row are none."""
+        wanted = self._wanted(trials)
+        with self._storage_errors():
+            try:
+                theirs = self._theirs()
+            except KeyError:
+                return [f"the study {self._name!r} is missing"]
+        pairs = _pairs(wanted, theirs)
+        for frozen in _strangers(theirs, pairs):
+            if _row(frozen) in wanted and not _is_without_values(frozen):
+                pairs.setdefault(_row(frozen), frozen)  # not as its row says, but meant to be it
+        missing = [f"row {number} is missing" for number in wanted if number not in pairs]
+        wrong = [
+            f"trial {frozen.number} of row {number} differs in {part}"
+            for number, frozen in pairs.items()
+            for part in wanted[number].unlike(frozen)
+        ]
+        strangers = [frozen for frozen in _strangers(theirs, pairs) if not _is_without_values(frozen)]
+        extra = [f"trial {frozen.number} ({frozen.state.name}) is of no row" for frozen in strangers]
+        return missing + wrong + extra
 
-    def _fail(self, frozen: FrozenTrial, attributes: Mapping[str, str]) -> None:
-        self._attributes(frozen, attributes)
-        self._study.tell(frozen.number, state=TrialState.FAIL)
-        body = "\n\n".join(f"**{key.replace('_', ' ')}**: {value}" for key, value in attributes.items() if value)
-        save_note(optuna.trial.Trial(self._study, frozen._trial_id), body)
+    def _wanted(self, trials: Sequence[Trial]) -> dict[int, Shown]:
+        searched = sorted((trial for trial in trials if trial.purpose != "confirmation"), key=lambda t: t.number)
+        return {trial.number: shown(trial, self._grid, self._sla) for trial in searched}
 
-    def _attributes(self, frozen: FrozenTrial, attributes: Mapping[str, Any]) -> None:
-        for key, value in attributes.items():
-            self._study._storage.set_trial_user_attr(frozen._trial_id, key, value)
+    def _opened(self) -> optuna.Study:
+        """The study as it is in the storage now, made when it is missing; nothing of it is remembered."""
+        study = optuna.create_study(
+            study_name=self._name, storage=self._storage, directions=_DIRECTIONS, load_if_exists=True
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # the version is pinned below 6
+            study.set_metric_names([THROUGHPUT, P99_TTFT])
+        if self._description is not None and not (self._is_described and study.user_attrs):
+            self._study = study
+            self._write_description(self._description)
+        return study
 
-    def _constrain(self, frozen: FrozenTrial, values: Mapping[str, float]) -> None:
-        """Set the named constraints, and the list under the old key: dashboard 0.21 reads only that one."""
-        names = constraints.labels(self._sla)
-        trial = optuna.trial.Trial(self._study, frozen._trial_id)
-        for key, value in values.items():
-            trial.set_constraint(names[key], value)
-        self._study._storage.set_trial_system_attr(frozen._trial_id, "constraints", list(values.values()))
+    def _write_description(self, description: Description) -> None:
+        for key, value in description.attributes.items():
+            self._study.set_user_attr(key, value)
+        save_note(self._study, description.note)
+        self._is_described = True
+
+    def _make_anew(self) -> None:
+        """Optuna cannot take back a trial that is complete: only a new study is without it."""
+        if self._description is None:
+            self._description = Description(self._study.user_attrs, get_note(self._study))
+        self._storage.delete_study(self._study._study_id)
+        self._study = self._opened()
+
+    def _check_unchanged(self) -> None:
+        """A deleted study's id may be another study's by now, and then its trials are not ours."""
+        if self._storage.get_study_id_from_name(self._name) != self._study._study_id:
+            raise StoreError(f"the study {self._name!r} was deleted and made again by others")
+
+    def _theirs(self) -> list[FrozenTrial]:
+        study_id = self._storage.get_study_id_from_name(self._name)
+        return self._storage.get_all_trials(study_id, deepcopy=False)
+
+    def _known(self) -> dict[int, list[int]]:
+        """The trials of each row; the whole study is read only once."""
+        if self._ids is None:
+            theirs = self._theirs()
+            self._ids, self._count = {}, len(theirs)
+            for frozen in theirs:
+                self._ids.setdefault(_row(frozen), []).append(frozen._trial_id)
+        return self._ids
+
+    def _show(self, what: Shown) -> None:
+        number = what.row.number
+        with self._storage_errors():
+            self._check_unchanged()
+            candidates = [self._storage.get_trial(trial_id) for trial_id in self._known().get(number, ())]
+            frozen = _pairs({number: what}, candidates).get(number)
+            if frozen is None and any(candidate.state == TrialState.COMPLETE for candidate in candidates):
+                raise StoreError(f"the study {self._name!r} shows values of row {number} that are not ours")
+            self._bring(what, frozen)
+
+    def _is_spoiled(self, theirs: Sequence[FrozenTrial], pairs: Mapping[int, FrozenTrial]) -> bool:
+        """Whether the study shows numbers that are not ours, or is of other objectives or parameters than ours."""
+        strangers = any(frozen.state == TrialState.COMPLETE for frozen in _strangers(theirs, pairs))
+        ours = {knob.name: distribution(knob) for knob in self._grid.knobs}
+        others = any(ours.get(name, kind) != kind for frozen in theirs for name, kind in frozen.distributions.items())
+        return strangers or others or self._storage.get_study_directions(self._study._study_id) != _DIRECTIONS
+
+    def _fail_open_strangers(
+        self, theirs: Sequence[FrozenTrial], pairs: Mapping[int, FrozenTrial], wanted: Mapping[int, Shown]
+    ) -> None:
+        for frozen in _strangers(theirs, pairs):
+            if frozen.state.is_finished():
+                continue
+            advice = "Another trial shows it." if _row(frozen) in wanted else "The tuner was stopped during this trial."
+            self._storage.set_trial_user_attr(frozen._trial_id, FAILURE, "interrupted")
+            self._storage.set_trial_user_attr(frozen._trial_id, "advice", advice)
+            self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
+
+    def _bring(self, what: Shown, frozen: FrozenTrial | None) -> None:
+        """Make a trial as it should be. Its state comes last, so one that is finished is complete."""
+        if frozen is None:
+            trial_id = self._add(what)
+            if what.state == TrialState.FAIL:
+                self._close(trial_id, what)
+        elif frozen.state != what.state:
+            self._tell(frozen._trial_id, what)
+
+    def _add(self, what: Shown) -> int:
+        """Add a trial; Optuna's id. Optuna adds it again by itself when the answer to the first time was lost."""
+        ids = self._known().setdefault(what.row.number, [])
+        ids.append(self._storage.create_new_trial(self._study._study_id, template(what, self._grid)))
+        number = self._storage.get_trial(ids[-1]).number
+        if number != self._count:
+            raise StoreError(f"the study {self._name!r} has trials that were not there before trial {number}")
+        self._count += 1
+        return ids[-1]
+
+    def _tell(self, trial_id: int, what: Shown) -> None:
+        for key, value in what.attributes.items():
+            self._storage.set_trial_user_attr(trial_id, key, value)
+        for key, limit in what.system_attributes.items():
+            self._storage.set_trial_system_attr(trial_id, key, limit)
+        self._close(trial_id, what)
+
+    def _close(self, trial_id: int, what: Shown) -> None:
+        if what.note:
+            save_note(optuna.trial.Trial(self._study, trial_id), what.note)
+        self._storage.set_trial_state_values(trial_id, what.state, what.values)
+
+    @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except _STORAGE_ERRORS as exc:
+            self._ids = None  # nobody knows what was written
+            cause = exc.__cause__ or exc
+            raise StoreError(f"the study {self._name!r} cannot be written or read: {_first_line(cause)}") from exc
+        except StoreError:
+            self._ids = None
+            raise
 
 
 def open_storage(url: str) -> RDBStorage:
-    """Optuna's tables in the database at `url`. Raises StoreError when another Optuna version owns them."""
+    """Optuna's tables in the database at `url`.
+
+    Raises StoreError when the database cannot be reached, or another Optuna version owns the tables.
+    """
+    settings = {} if url.startswith("sqlite") else {"pool_pre_ping": True}  # a server may have cut idle connections
     try:
-        return RDBStorage(url)
+        return RDBStorage(url, engine_kwargs=settings)
     except RuntimeError as exc:
         raise StoreError(
             f"Optuna's tables in the database are of another version: {exc} Run `optuna storage upgrade --storage URL`."
         ) from exc
+    except (StorageInternalError, _DATABASE_ERROR) as exc:
+        raise StoreError(f"Optuna's tables in the database cannot be opened: {_first_line(exc)}") from exc
 
 
-def _distribution(knob: Knob) -> BaseDistribution:
-    """Numbers as numbers, so that the dashboard's axes are; everything else by its value."""
-    if knob.ordered and all(isinstance(level, int) and not isinstance(level, bool) for level in knob.levels):
-        numbers = [int(level) for level in knob.levels]
-        return IntDistribution(min(numbers), max(numbers))
-    if knob.ordered and all(isinstance(level, float) for level in knob.levels):
-        reals = [float(level) for level in knob.levels]
-        return FloatDistribution(min(reals), max(reals))
-    return CategoricalDistribution(knob.levels)
+def _pairs(wanted: Mapping[int, Shown], theirs: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """The trial of each row: one that is as it should be, else one that is open and can be told so."""
+    by_row: dict[int, list[FrozenTrial]] = {number: [] for number in wanted}
+    for frozen in theirs:
+        by_row.get(_row(frozen), []).append(frozen)
+    pairs = {}
+    for number, candidates in by_row.items():
+        fitting = [frozen for frozen in candidates if wanted[number].can_become(frozen)]
+        if fitting:
+            pairs[number] = min(fitting, key=lambda frozen: len(wanted[number].unlike(frozen)))
+    return pairs
 
 
-def _failure(evidence: Evidence) -> dict[str, str]:
-    return {
-        "failure": evidence.failure.value,
-        "cause": evidence.cause,
-        "advice": evidence.advice,
-        "line": evidence.line,
-        "log": evidence.log_path,
-    }
+def _row(frozen: FrozenTrial) -> int:
+    """The number of our row; -1 for a trial that others have added."""
+    number = frozen.user_attrs.get(ROW)
+    return number if isinstance(number, int) else -1
 
 
-def _measurement(result: TrialResult, outcome: Measured) -> dict[str, Value | None]:
-    point = outcome.closest_point
-    attributes: dict[str, Value | None] = {
-        "operating point": str(point.load) if outcome.operating_point else f"none; closest: {point.load}",
-        "request throughput (req/s)": round(point.request_throughput, 3),
-        "goodput (req/s)": round(point.request_goodput, 3),
-        "failed requests": point.failed,
-        "engine start (s)": round(result.timings.start_s, 1),
-        "engine version": result.engine_version,
-    }
-    for name in ("tpot", "itl", "e2el"):
-        value = getattr(point, name).at(99).value_ms
-        attributes[f"P99 {name.upper()} (ms)"] = None if value is None or math.isnan(value) else round(value, 3)
-    if outcome.overridden:
-        attributes["overridden by the engine"] = json.dumps(outcome.overridden)
-    return attributes
+def _strangers(theirs: Sequence[FrozenTrial], pairs: Mapping[int, FrozenTrial]) -> list[FrozenTrial]:
+    ours = {frozen._trial_id for frozen in pairs.values()}
+    return [frozen for frozen in theirs if frozen._trial_id not in ours]
+
+
+def _is_without_values(frozen: FrozenTrial) -> bool:
+    return frozen.state in {TrialState.FAIL, TrialState.PRUNED}
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().partition("\n")[0]

@@ -20,9 +20,10 @@ from autotune.measurement import sla_crossing_throughput
 from autotune.results import Infeasible, LoadPoint, Measured, Trial
 from autotune.spec import Sla
 from autotune.study import constraints
-from autotune.study.grid import Grid, Point
+from autotune.study.grid import MAX_LISTED, Grid, Point
 from autotune.study.samplers import GENERATION, POPULATION, available, sampler
 
+FAR_POINTS = 512  # of the Sobol sequence that are looked at when nothing near a proposal is free
 NOTHING_YET = (0.0, math.log(1e6))  # throughput, and log(P99 TTFT in ms): what a failed launch counts as at first
 
 
@@ -59,7 +60,20 @@ def propose(plan: Plan, trials: Sequence[Trial], accept: Callable[[dict[str, Val
         return recipe
     point, origin = _next_point(plan, trials)
     free = plan.grid.nearest_free(point, accept)
-    return Proposal(plan.grid.values(free), origin) if free is not None else None
+    if free is not None:
+        return Proposal(plan.grid.values(free), origin)
+    return _elsewhere(plan, accept)
+
+
+def _elsewhere(plan: Plan, accept: Callable[[dict[str, Value]], bool]) -> Proposal | None:
+    """In a grid too large to be listed, a free point that is far from what was proposed; bounded tries."""
+    if plan.grid.size <= MAX_LISTED:
+        return None
+    for index in range(FAR_POINTS):
+        values = plan.grid.values(plan.grid.sobol(index, plan.seed))
+        if accept(values):
+            return Proposal(values, "sobol")
+    return None
 
 
 def _next_recipe(plan: Plan, trials: Sequence[Trial], accept: Callable[[dict[str, Value]], bool]) -> Proposal | None:

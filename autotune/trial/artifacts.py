@@ -2,13 +2,27 @@
 
 import dataclasses
 import gzip
+import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from autotune.results import RequestRecord
 
 ENGINE_LOG = "engine.log"
+FAILURES = "failed-requests.txt"
+
+
+def fresh_folder(folder: Path) -> None:
+    """Make the folder of a launch, empty; what a killed tuner left there is moved aside, so that logs never mix.
+
+    Raises OSError where the disk refuses.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        aside = (folder.with_name(f"{folder.name}-left-{number}") for number in itertools.count(1))
+        folder.rename(next(path for path in aside if not path.exists()))
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_records(folder: Path, level: int, seed: int, records: Sequence[RequestRecord]) -> Path:
@@ -18,6 +32,21 @@ def write_records(folder: Path, level: int, seed: int, records: Sequence[Request
         for record in records:
             file.write(json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n")
     return path
+
+
+def note_failures(folder: Path, load: str, records: Sequence[RequestRecord]) -> str | None:
+    """Say in a file why requests of a level failed, the most frequent reason first; the first line, None if none did.
+
+    A load point only counts them.
+    """
+    reasons = Counter(record.error for record in records if record.error is not None)
+    if not reasons:
+        return None
+    first = f"{load}: {reasons.total()} of {len(records)} requests failed"
+    lines = [first, *(f"{count:8d} x {reason}" for reason, count in reasons.most_common())]
+    with (folder / FAILURES).open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    return first
 
 
 def listing(folder: Path, root: Path) -> dict[str, str]:

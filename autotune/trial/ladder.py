@@ -4,24 +4,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autotune.engines.readback import counter_deltas
-from autotune.loadgen import Endpoint, measure
 from autotune.measurement import clearly_violates, joined, load_point
 from autotune.results import LoadPoint, RequestRecord
-from autotune.trial.artifacts import write_records
+from autotune.telemetry import get_logger
+from autotune.trial.artifacts import note_failures, write_records
 from autotune.trial.request import Control, TrialRequest
 from autotune.workload import LevelPlan, Vocabulary, plan_level, plan_warmup
 
+log = get_logger()
+
 # A level that is measured a second time and a confirmation run must not repeat the search's prompts.
 SECOND_LOOK_SEED = 1_000_003
+
+
+Stopped = Callable[[], bool]
+Report = Callable[[int, int], None]  # finished requests, all requests
+Send = Callable[[LevelPlan, Stopped, Report], list[RequestRecord]]
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """The running engine as the ladder sees it."""
 
-    endpoint: Endpoint
+    send: Send  # sends a level's requests and returns a record of each that ended
     gone: Callable[[], bool]  # whether the engine has ended
     counters: Callable[[], dict[str, float]]  # the engine's own counters now
+    keep_records: bool = True  # write every request down; a simulation can simply be run again
 
 
 class LevelLost(Exception):
@@ -88,7 +96,12 @@ class _Ladder:
         )
         self._control.enter("loading", level=str(plan.load), done=0, planned=len(plan.requests))
         records = self._send(plan)
-        write_records(request.artifacts, level, seed, records)
+        if self._site.keep_records:
+            write_records(request.artifacts, level, seed, records)
+        failures = note_failures(request.artifacts, str(plan.load), records)
+        if all(record.error is not None for record in records):
+            # Measured all the same: an engine that is up and serves nobody misses every line of the SLA.
+            log.warning("level_served_nobody", trial=request.number, failures=failures, reason=records[0].error)
         return plan, records
 
     def _send(self, plan: LevelPlan) -> list[RequestRecord]:
@@ -98,8 +111,8 @@ class _Ladder:
         def stopped() -> bool:
             return self._control.cancelled() or self._site.gone()
 
-        records = measure(plan, self._site.endpoint, cancelled=stopped, progress=report)
-        if stopped():
+        records = self._site.send(plan, stopped, report)
+        if self._site.gone() or len(records) < len(plan.requests):  # a cancel that came after the last answer: too late
             raise LevelLost
         return records
 

@@ -13,6 +13,8 @@ from autotune.settings import EngineProfile
 from autotune.spec import Sla
 from autotune.workload import Workload
 
+STALL_TIMEOUT_S = 60.0  # an engine that owes answers and gives no token for so long hangs
+
 Stage = Literal["queued", "waiting for devices", "starting the engine", "warming up", "loading", "stopping"]
 
 
@@ -33,17 +35,22 @@ class TrialRequest:
     search_seed: int  # of the one frozen trace that every search trial gets
     confirm_seeds: tuple[int, ...]  # a confirmation: the one level is measured with each of them
     folder: Path  # the job's artifacts
-    attempt: int = 1
+    attempt: int = 1  # launches of this trial so far, this one included
+    failures: int = 0  # earlier launches that failed for what may not be the configuration's fault
+    debug: bool = False  # the engine logs all it can
+    label: str = ""  # tells a launch beside the job's own apart: rerun-1
+    stall_timeout_s: float = STALL_TIMEOUT_S
 
     @property
     def artifacts(self) -> Path:
         """Where this launch keeps its log and records; a second attempt keeps the first one's."""
-        name = f"trial-{self.number:04d}" + (f"-attempt-{self.attempt}" if self.attempt > 1 else "")
-        return self.folder / name
+        label = f"-{self.label}" if self.label else ""
+        attempt = f"-attempt-{self.attempt}" if self.attempt > 1 else ""
+        return self.folder / f"trial-{self.number:04d}{label}{attempt}"
 
     def next_attempt(self) -> "TrialRequest":
-        """The same launch once more."""
-        return dataclasses.replace(self, attempt=self.attempt + 1)
+        """The same launch once more, after a failure."""
+        return dataclasses.replace(self, attempt=self.attempt + 1, failures=self.failures + 1)
 
 
 @dataclass(frozen=True, slots=True)

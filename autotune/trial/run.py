@@ -1,26 +1,22 @@
 """The six steps of a trial: check, launch, wait for readiness, load, read back, stop."""
 
-import errno
 import os
 import secrets
 import socket
-import tempfile
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from autotune.diagnosis import fatal_line, outcome_of, read_failure
-from autotune.engines import vllm
+from autotune.engines import loopback, vllm
 from autotune.engines.loopback import Server
-from autotune.engines.process import Busy, EngineProcess, LaunchPlan, Locked, LockRequest
+from autotune.engines.process import Busy, EngineProcess, LaunchPlan, Locked, LockRequest, SupervisorLost
 from autotune.engines.readback import counters, fetch_metrics, overridden, read_back
 from autotune.engines.readiness import NotReady, StartWatch, wait_ready
 from autotune.engines.sweep import sweep
 from autotune.errors import EnvironmentProblem
-from autotune.loadgen import Endpoint
+from autotune.loadgen import Endpoint, EngineStalled, measure
 from autotune.measurement import operating_point
 from autotune.model_card import shortfall
 from autotune.platforms import PLATFORMS, Device, Platform
@@ -31,14 +27,18 @@ from autotune.results import (
     Interrupted,
     LoadPoint,
     Measured,
+    RequestRecord,
     Timings,
     TrialOutcome,
     TrialResult,
 )
 from autotune.telemetry import get_logger
-from autotune.trial.artifacts import ENGINE_LOG, listing
-from autotune.trial.ladder import LevelLost, Site, climb, repeat
+from autotune.trial import failures
+from autotune.trial.artifacts import ENGINE_LOG, fresh_folder, listing
+from autotune.trial.host import Cancelled, lock_folder, sockets_folder, unless_cancelled
+from autotune.trial.ladder import LevelLost, Report, Send, Site, Stopped, climb, repeat
 from autotune.trial.request import Control, Grant, TrialRequest
+from autotune.workload import LevelPlan
 
 log = get_logger()
 
@@ -46,32 +46,32 @@ LOCK_WAIT_S = 3600.0  # for another job's trial on the same devices; a cancel is
 GRACE_S = 20.0  # between SIGTERM and SIGKILL
 LAST_WORDS_S = 2.0  # the same for an engine whose start has failed: it has nothing to save, and may not listen
 IDLE_TIMEOUT_S = 120.0
+HEALTH_TIMEOUT_S = 2.0
+DYING_S = 5.0  # from the first failed requests until an engine that dies has ended
 CHANGES_SIZES = {"quantization", "kv_cache_dtype", "cpu_offload_gb", "load_format"}
-
-
-def lock_folder() -> Path:
-    """Where this user's device locks of this host lie, whatever the job and its database."""
-    return Path(tempfile.gettempdir()) / f"autotune-{os.getuid()}"
 
 
 def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialResult:
     """Run one trial on the devices that were granted.
 
-    A failure is data: whatever happens comes back as a result, and no engine is left.
+    A failure is data: whatever happens comes back as a result, and no engine is left. A cancel is obeyed within five
+    seconds; an engine that takes longer to end is ended in the background, and its devices stay locked until then.
     """
     run = _Run(request, grant, control)
     try:
-        request.artifacts.mkdir(parents=True, exist_ok=True)
+        fresh_folder(request.artifacts)
         outcome = run.outcome()
+    except Cancelled:
+        outcome = Interrupted(evidence=failures.cancelled())
+    except SupervisorLost:
+        outcome = run.failed(failures.supervisor_lost())
     except EnvironmentProblem as exc:
-        outcome = Interrupted(
-            evidence=_evidence(FailureClass.ENVIRONMENT, str(exc), "Mend it, then run the job again.")
-        )
+        outcome = run.failed(failures.environment_broken(exc))
     except OSError as exc:
-        outcome = Interrupted(evidence=_disk_full(exc) if exc.errno == errno.ENOSPC else _defect(exc))
+        outcome = run.failed(failures.of_os_error(exc))
     except Exception as exc:  # the trial's boundary: a defect of ours must not lose the job
         log.exception("trial_crashed", job=request.job, trial=request.number)
-        outcome = Interrupted(evidence=_defect(exc))
+        outcome = run.failed(failures.defect(exc))
     return TrialResult(
         outcome=outcome,
         timings=run.timings(),
@@ -96,41 +96,39 @@ class _Run:
 
     def outcome(self) -> TrialOutcome:
         platform = PLATFORMS[self.request.profile.platform]
-        found = platform.discover()
-        granted = _granted(self.grant, found)
+        granted = _granted(self.grant, self._discover(platform))
         refusal = self._unwell(granted) or self._too_large(granted)
         if refusal is not None:
             return refusal
-        # vLLM leaves its sockets behind when it ends: in a folder of their own they go with it.
-        with (
-            tempfile.TemporaryDirectory(prefix="at-", ignore_cleanup_errors=True) as sockets,
-            EngineProcess() as engine,
-        ):
-            self.sockets = sockets
-            sweep(lock_folder() / self.request.profile.platform)  # what a killed supervisor left
+        self.control.enter("waiting for devices")
+        folder = lock_folder() / self.request.profile.platform
+        sweep(folder, self.control.cancelled)  # what a killed supervisor left
+        with sockets_folder() as self.sockets, EngineProcess(self.control.cancelled) as engine:
             with self._timed("wait_s"):
-                locked = self._lock(engine, tuple(device.id for device in granted))
+                candidates = tuple(device.id for device in granted)
+                locked = engine.lock(LockRequest(folder, candidates, self.grant.count, LOCK_WAIT_S))
             if isinstance(locked, Busy):
                 return self._busy(locked)
-            self.devices = locked.devices
-            stranger = self._in_use(platform)
-            if stranger is not None:
-                return stranger
-            try:
-                return self._launched(engine, platform)
-            finally:
-                self.control.enter("stopping")
-                with self._timed("stop_s"):
-                    self._stop(engine)
+            return self._locked(engine, platform, locked)
+
+    def _locked(self, engine: EngineProcess, platform: Platform, locked: Locked) -> TrialOutcome:
+        self.devices = locked.devices
+        stranger = self._in_use(platform)
+        if stranger is not None:
+            return stranger
+        try:
+            return self._launched(engine, platform)
+        finally:
+            self.control.enter("stopping")
+            with self._timed("stop_s"):
+                self._stop(engine)
 
     def _stop(self, engine: EngineProcess) -> None:
         """What was measured stays measured, however hard the engine is to end; its devices stay locked meanwhile."""
-        try:
-            stopped = engine.stop()
-        except EnvironmentProblem as exc:
-            log.warning("engine_not_stopped", trial=self.request.number, devices=self.devices, problem=str(exc))
-            return
-        if stopped.idle is False or stopped.left:
+        stopped = engine.stop()
+        if stopped is None:
+            log.warning("engine_not_stopped", trial=self.request.number, devices=self.devices, supervisor=engine.pid)
+        elif stopped.idle is False or stopped.left:
             log.warning("devices_not_idle", trial=self.request.number, devices=self.devices, left=stopped.left)
 
     def timings(self) -> Timings:
@@ -144,14 +142,14 @@ class _Run:
         finally:
             self.spent_s[phase] = time.monotonic() - start_s
 
-    def _unwell(self, granted: Sequence[Device]) -> Interrupted | None:
-        unwell = [f"{device.id} ({device.health})" for device in granted if not device.usable]
-        if not unwell:
-            return None
-        cause = f"Device {', '.join(unwell)} is not well."
-        return Interrupted(evidence=_evidence(FailureClass.HARDWARE, cause, "Take it out of service and look at it."))
+    def _discover(self, platform: Platform) -> tuple[Device, ...]:
+        return unless_cancelled(platform.discover, self.control.cancelled)  # npu-smi may hang in a wedged driver
 
-    def _too_large(self, granted: Sequence[Device]) -> Infeasible | None:
+    def _unwell(self, granted: Sequence[Device]) -> TrialOutcome | None:
+        unwell = [device for device in granted if not device.usable]
+        return self.failed(failures.devices_unwell(unwell)) if unwell else None
+
+    def _too_large(self, granted: Sequence[Device]) -> TrialOutcome | None:
         request = self.request
         smallest = min((device.memory_total_mib or 0 for device in granted), default=0) * 2**20
         arguments = request.config.arguments
@@ -159,26 +157,14 @@ class _Run:
             return None  # the files at hand do not say what they will take
         length = int(arguments.get("max_model_len", 0))
         reason = shortfall(request.model, max_model_len=length, devices=request.config.devices, device_bytes=smallest)
-        if reason is None:
-            return None
-        advice = "Spread the model over more devices, shorten max_model_len, or use quantised weights."
-        return Infeasible(evidence=_evidence(FailureClass.OOM, f"The model surely cannot fit: {reason}.", advice))
+        return self.failed(failures.too_large(reason)) if reason is not None else None
 
-    def _lock(self, engine: EngineProcess, candidates: tuple[str, ...]) -> Locked | Busy:
-        self.control.enter("waiting for devices")
-        folder = lock_folder() / self.request.profile.platform
-        return engine.lock(
-            LockRequest(folder, candidates, self.grant.count, LOCK_WAIT_S), cancelled=self.control.cancelled
-        )
+    def _in_use(self, platform: Platform) -> TrialOutcome | None:
+        busy = [device for device in self._discover(platform) if device.id in self.devices and not device.idle]
+        return self.failed(failures.devices_in_use(busy)) if busy else None
 
-    def _in_use(self, platform: Platform) -> Interrupted | None:
-        """Somebody else's process on a device is not the configuration's fault: it would look like out of memory."""
-        busy = [device for device in platform.discover() if device.id in self.devices and not device.idle]
-        if not busy:
-            return None
-        pids = ", ".join(str(process.pid) for device in busy for process in device.processes) or "no process shown"
-        cause = f"Device {', '.join(device.id for device in busy)} is in use by somebody else ({pids})."
-        return Interrupted(evidence=_evidence(FailureClass.BUSY, cause, "Stop what runs there, or take it out of Ray."))
+    def _busy(self, busy: Busy) -> TrialOutcome:
+        return self.failed(failures.cancelled() if busy.cancelled else failures.devices_taken(busy, LOCK_WAIT_S))
 
     def _launched(self, engine: EngineProcess, platform: Platform) -> TrialOutcome:
         self.control.enter("starting the engine")
@@ -188,7 +174,7 @@ class _Run:
         if isinstance(ready, NotReady):
             return self._not_ready(engine, ready)
         site = Site(
-            endpoint=Endpoint(server.base_url, server.model, server.api_key),
+            send=self._sender(engine, server),
             gone=lambda: engine.exited is not None,
             counters=lambda: counters(fetch_metrics(server)),
         )
@@ -196,9 +182,34 @@ class _Run:
             with self._timed("load_s"):
                 points = (repeat if self.request.confirm_seeds else climb)(self.request, site, self.control)
         except LevelLost:
-            return self._lost(engine)
-        effective = read_back(server, self._log_text())
-        return self._measured(points, effective)
+            return self._ended(engine)
+        except EngineStalled as exc:
+            return self._hung(engine, str(exc))
+        return self._measured(points, read_back(server, self._log_text()))
+
+    def _sender(self, engine: EngineProcess, server: Server) -> Send:
+        endpoint = Endpoint(server.base_url, server.model, server.api_key)
+
+        def send(plan: LevelPlan, stopped: Stopped, report: Report) -> list[RequestRecord]:
+            limit_s = self.request.stall_timeout_s
+            records = measure(plan, endpoint, cancelled=stopped, progress=report, stall_timeout_s=limit_s)
+            if any(record.error is not None for record in records):
+                self._settle(engine, server)
+            return records
+
+        return send
+
+    def _settle(self, engine: EngineProcess, server: Server) -> None:
+        """After failed requests: an engine that dies answers nobody, some time before its end is known."""
+        deadline = time.monotonic() + DYING_S
+        while engine.exited is None and not self.control.cancelled():
+            answer = loopback.request(server, "/health", timeout_s=HEALTH_TIMEOUT_S)
+            if answer.status == 200:
+                return
+            if time.monotonic() >= deadline:
+                said = f"answers HTTP {answer.status}" if answer.status else f"does not answer ({answer.body})"
+                raise EngineStalled(f"requests failed, and /health {said} for {DYING_S:g} s after them")
+            time.sleep(0.1)
 
     def _start(self, engine: EngineProcess, platform: Platform) -> Server:
         request, profile = self.request, self.request.profile
@@ -215,6 +226,7 @@ class _Run:
                     platform.environment(self.devices, request.config.devices),
                     profile.environment,
                     request.config.environment,
+                    self._debug_environment(),
                     platform.visibility(self.devices),  # last: nobody overrides the pinning
                     model=model,
                     api_key=key,
@@ -226,7 +238,19 @@ class _Run:
                 idle_timeout_s=IDLE_TIMEOUT_S,
             )
         )
+        if launched is None:
+            raise Cancelled
         return Server(f"http://127.0.0.1:{launched.port}", model, key)
+
+    def _debug_environment(self) -> dict[str, str]:
+        """All that the engine can say; on Ascend also what CANN says, into the launch's own folder.
+
+        CANN's log (plog) lies in ~/ascend/log otherwise, and holds errors only (CANN, "Setting Log Levels").
+        """
+        if not self.request.debug:
+            return {}
+        cann = {"ASCEND_GLOBAL_LOG_LEVEL": "1", "ASCEND_PROCESS_LOG_PATH": str(self.request.artifacts / "plog")}
+        return {"VLLM_LOGGING_LEVEL": "DEBUG"} | (cann if self.request.profile.platform == "ascend" else {})
 
     def _watch(self, engine: EngineProcess) -> StartWatch:
         return StartWatch(
@@ -246,29 +270,22 @@ class _Run:
             overridden=overridden(self.request.config, effective),
         )
 
-    def _busy(self, busy: Busy) -> Interrupted:
-        if busy.cancelled:
-            return _cancelled()
-        held = f" Process {busy.holder_pid} holds it." if busy.holder_pid else ""
-        cause = f"A device stayed in use by another engine for {LOCK_WAIT_S:g} s.{held}"
-        return Interrupted(
-            evidence=_evidence(FailureClass.BUSY, cause, "Wait for the other engine to end, or stop it.")
-        )
-
     def _not_ready(self, engine: EngineProcess, ready: NotReady) -> TrialOutcome:
-        if ready.kind == "cancelled":
-            return _cancelled()
         if ready.kind in ("timeout", "no_answer"):
-            evidence = self._read_failure(engine)
-            if evidence.failure is FailureClass.UNKNOWN:
-                evidence = evidence.model_copy(update={"failure": FailureClass.HANG, "cause": ready.detail})
-            return self._failed(evidence)
-        return self._failed(self._read_failure(engine))
+            return self._hung(engine, ready.detail)
+        return self._ended(engine)
 
-    def _lost(self, engine: EngineProcess) -> TrialOutcome:
+    def _hung(self, engine: EngineProcess, seen: str) -> TrialOutcome:
+        """Its log decides first: an engine whose workers died may hang too."""
+        if engine.exited is not None:
+            return self._ended(engine)
+        evidence = self._read_failure(engine)
+        return self.failed(failures.hung(evidence, seen) if evidence.failure is FailureClass.UNKNOWN else evidence)
+
+    def _ended(self, engine: EngineProcess) -> TrialOutcome:
         if self.control.cancelled():
-            return _cancelled()
-        return self._failed(self._read_failure(engine))
+            return self.failed(failures.cancelled())
+        return self.failed(failures.supervisor_lost() if engine.lost else self._read_failure(engine))
 
     def _read_failure(self, engine: EngineProcess) -> Evidence:
         """Read the log once the engine has ended: its last words may come after the line that told."""
@@ -282,8 +299,8 @@ class _Run:
             log_path=str(self.request.artifacts / ENGINE_LOG),
         )
 
-    def _failed(self, evidence: Evidence) -> TrialOutcome:
-        if outcome_of(evidence.failure, attempt=self.request.attempt) == "infeasible":
+    def failed(self, evidence: Evidence) -> TrialOutcome:
+        if outcome_of(evidence.failure, attempt=self.request.failures + 1) == "infeasible":
             return Infeasible(evidence=evidence)
         return Interrupted(evidence=evidence)
 
@@ -307,22 +324,3 @@ def _granted(grant: Grant, found: Sequence[Device]) -> list[Device]:
             "numbering that the device tool shows (inside a container: from 0)"
         )
     return [known[identity] for identity in grant.devices]
-
-
-def _evidence(failure: FailureClass, cause: str, advice: str) -> Evidence:
-    return Evidence(failure=failure, signature=None, cause=cause, advice=advice)
-
-
-def _cancelled() -> Interrupted:
-    return Interrupted(evidence=_evidence(FailureClass.CANCELLED, "The job was cancelled.", ""))
-
-
-def _disk_full(exc: OSError) -> Evidence:
-    return _evidence(FailureClass.SHARED_MEMORY, f"The disk is full: {exc}", "Free space where the artifacts are kept.")
-
-
-def _defect(exc: Exception) -> Interrupted:
-    evidence = _evidence(
-        FailureClass.DEFECT, f"The tuner itself failed: {type(exc).__name__}: {exc}", "Please report this traceback."
-    )
-    return Interrupted(evidence=evidence.model_copy(update={"log_tail": traceback.format_exc()}))

@@ -1,44 +1,73 @@
 """When a search ends: the first limit that is reached wins and is named."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from autotune.results import Infeasible, Measured, Trial
+from autotune.results import FailureClass, Infeasible, Interrupted, Measured, Trial
 from autotune.spec import Budget
 
 PATIENCE_AFTER = 30  # trials before patience may end a search
 GAIN = 0.01  # a smaller gain of the best feasible throughput is noise
 
 
-def stop_reason(budget: Budget, trials: Sequence[Trial], *, elapsed_s: float) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the search has cost so far."""
+
+    wall_clock_s: float
+    device_s: float
+
+
+def stop_reason(budget: Budget, trials: Sequence[Trial], spent: Spent) -> str | None:
     """The name of the budget line that is used up, or None.
 
-    `trials` are the baseline and search trials in order of their number, running ones included; the baseline does
-    not count against `budget.trials`.
+    `trials` are the baseline and search trials in order of their number, running ones included; the baseline and
+    trials that were cancelled do not count against `budget.trials`. Failed launches in a row end the search as
+    `infeasible` when nothing was ever measured, else as `failures`.
     """
-    if sum(trial.purpose == "search" for trial in trials) >= budget.trials:
+    if sum(trial.purpose == "search" and not was_cancelled(trial) for trial in trials) >= budget.trials:
         return "trials"
-    if budget.wall_clock_s is not None and elapsed_s >= budget.wall_clock_s:
+    if budget.wall_clock_s is not None and spent.wall_clock_s >= budget.wall_clock_s:
         return "wall_clock_s"
-    if budget.failures is not None and _failures_in_a_row(trials) >= budget.failures:
-        return "failures"
+    if budget.device_hours is not None and spent.device_s >= budget.device_hours * 3600:
+        return "device_hours"
+    if _failures_in_a_row(trials) >= budget.failures:
+        return "failures" if measured_any(trials) else "infeasible"
     if _without_gain(trials) >= budget.patience and len(trials) > PATIENCE_AFTER:
         return "patience"
     return None
 
 
+def measured_any(trials: Sequence[Trial]) -> bool:
+    """Whether any of the trials was measured."""
+    return any(isinstance(trial.result and trial.result.outcome, Measured) for trial in trials)
+
+
+def was_cancelled(trial: Trial) -> bool:
+    """Whether the trial ended because somebody stopped the job: it was never judged and may run again."""
+    outcome = trial.result.outcome if trial.result else None
+    return isinstance(outcome, Interrupted) and outcome.evidence.failure is FailureClass.CANCELLED
+
+
+def occupied_s(trials: Sequence[Trial]) -> float:
+    """Device-seconds that all launches of these trials have occupied."""
+    return sum(trial.earlier_device_s + (trial.result.device_s if trial.result else 0.0) for trial in trials)
+
+
 def _failures_in_a_row(trials: Sequence[Trial]) -> int:
     count = 0
     for trial in reversed([trial for trial in trials if trial.result is not None]):
-        if not isinstance(trial.result and trial.result.outcome, Infeasible):
+        outcome = trial.result and trial.result.outcome
+        if isinstance(outcome, Measured):
             break
-        count += 1
+        count += isinstance(outcome, Infeasible)
     return count
 
 
 def _without_gain(trials: Sequence[Trial]) -> int:
     best, since = 0.0, 0
     for trial in trials:
-        if trial.result is None:
+        if trial.result is None or was_cancelled(trial):
             continue
         outcome = trial.result.outcome
         point = outcome.operating_point if isinstance(outcome, Measured) else None

@@ -16,32 +16,43 @@ from autotune.tuner.loop import Tuning
 WIDEST = 8  # candidates looked at when none of the top ones holds
 
 
-def confirm(tuning: Tuning) -> tuple[Confirmation, ...]:
-    """Measure the baseline and the top candidates again; look at further ones, up to eight, while none holds."""
-    top = tuning.context.spec.budget.confirm_top
-    if top == 0:
-        return ()
-    baseline = tuning.searched[0]
+def confirm(tuning: Tuning) -> None:
+    """Measure the baseline and the top candidates again; look at further ones, up to eight, while none holds.
+
+    What rows of an earlier run of the job have confirmed already is not repeated.
+    """
+    top, sla = tuning.context.spec.budget.confirm_top, tuning.context.spec.sla
+    if top == 0 or not tuning.searched:
+        return
+    baseline = [trial for trial in tuning.searched if trial.purpose == "baseline"][-1]
+    open_ = {trial.confirms for trial in tuning.trials if trial.result is None}
+    for trial in [trial for trial in tuning.searched if trial.number in open_]:
+        _again(tuning, trial, (0, top + 1))  # was lost with a killed tuner, and may not be chosen any more
     chosen = [trial for trial in candidates(tuning.searched, max(top, WIDEST)) if trial.number != baseline.number]
-    confirmations: list[Confirmation] = []
     if isinstance(baseline.result and baseline.result.outcome, Measured):
-        confirmations += _again(tuning, baseline, (0, top + 1))
+        _again(tuning, baseline, (0, top + 1))
     for position, trial in enumerate(chosen):
-        if position >= top and any(c.holds for c in confirmations if c.trial != baseline.number):
+        held = (c.holds for c in confirmed(tuning.trials, sla) if c.trial != baseline.number)
+        if position >= top and any(held):
             break
-        confirmations += _again(tuning, trial, (position + 1, max(top, position) + 1))
-    return tuple(confirmations)
+        _again(tuning, trial, (position + 1, max(top, position) + 1))
 
 
-def _again(tuning: Tuning, trial: Trial, planned: tuple[int, int]) -> list[Confirmation]:
+def confirmed(trials: Sequence[Trial], sla: Sla) -> tuple[Confirmation, ...]:
+    """What the re-runs among the rows say of their trials."""
+    outcomes = [(trial.confirms, trial.result.outcome) for trial in trials if trial.result]
+    return tuple(
+        judge(number, outcome.points, sla)
+        for number, outcome in outcomes
+        if number is not None and isinstance(outcome, Measured)
+    )
+
+
+def _again(tuning: Tuning, trial: Trial, planned: tuple[int, int]) -> None:
     assert trial.result is not None
     assert isinstance(trial.result.outcome, Measured)
-    point = trial.result.outcome.closest_point
-    again = tuning.measure_again(trial, level=point.level, planned=planned)
-    outcome = again.result.outcome if again.result else None
-    if not isinstance(outcome, Measured):
-        return []
-    return [judge(trial.number, outcome.points, tuning.context.spec.sla)]
+    level = trial.result.outcome.closest_point.level
+    tuning.measure_again(trial, level=level, planned=planned)
 
 
 def judge(trial: int, runs: Sequence[LoadPoint], sla: Sla) -> Confirmation:

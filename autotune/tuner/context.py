@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from autotune import __version__
 from autotune.engine_config import EngineConfig, Value, devices_needed
 from autotune.engines.examine import EngineInfo, probe
-from autotune.errors import InputError
+from autotune.engines.simulated import info as simulated
+from autotune.errors import EnvironmentProblem, InputError
 from autotune.loading import Kind, find, load
 from autotune.model_card import ModelCard, find_model, read_model
-from autotune.platforms import PLATFORMS
+from autotune.platforms import ANY_RESOURCE, PLATFORMS
 from autotune.records import Record
-from autotune.results import Job, JobStatus
+from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import SearchSpace, baseline_config, levels, resolve
 from autotune.settings import EngineProfile, Settings, profile
 from autotune.spec import JobSpec
@@ -116,15 +117,12 @@ def prepare(sources: Sources, settings: Settings) -> JobContext:
     spec = sources.spec
     chosen = profile(settings, spec.engine)
     resource = PLATFORMS[chosen.platform].RESOURCE
-    if resource != spec.devices.resource:
+    if resource not in (spec.devices.resource, ANY_RESOURCE):
         raise InputError(
             f"devices.resource: {spec.devices.resource} does not fit the engine profile {spec.engine!r}, whose "
             f"platform {chosen.platform} uses {resource}"
         )
     model = read_model(find_model(spec.model, relative_to=sources.folder, roots=chosen.model_roots))
-    derived: dict[str, Value] = {"max_model_len": _max_model_len(sources, model)}
-    engine = _engine(chosen, settings.home / "probes")
-    _check_arguments(sources.space, engine)
     identity = f"{spec.name}-{secrets.token_hex(4)}"
     job = Job(
         id=identity,
@@ -137,7 +135,41 @@ def prepare(sources: Sources, settings: Settings) -> JobContext:
         folder=str(settings.home / "jobs" / identity),
         created_at=datetime.now(UTC),
     )
-    return JobContext(job, spec, sources.space, sources.workload, chosen, model, engine, derived)
+    return _context(job, sources, chosen, model, settings)
+
+
+def restore(job: Job, settings: Settings) -> JobContext:
+    """A stored job as it can go on here, from the documents it was started with.
+
+    Raises what `prepare` raises.
+    """
+    sources = Sources(
+        spec=JobSpec.model_validate(job.spec),
+        space=SearchSpace.model_validate(job.space),
+        workload=Workload.model_validate(job.workload),
+        folder=Path(job.folder),
+    )
+    chosen = profile(settings, sources.spec.engine)
+    return _context(job, sources, chosen, read_model(Path(job.model_path)), settings)
+
+
+def check_same_engine(context: JobContext, trials: Sequence[Trial]) -> None:
+    """Raise EnvironmentProblem when trials were measured with another engine than the context's."""
+    measured = {trial.result.engine_version for trial in trials if trial.result and trial.result.engine_version}
+    others = sorted(measured - {context.engine.version})
+    if others:
+        raise EnvironmentProblem(
+            f"job {context.job.id} was measured with {', '.join(others)}, the engine profile {context.spec.engine!r} "
+            f"now has {context.engine.version}: their numbers cannot be compared. Bring that engine back, or start the "
+            "job anew with: autotune run"
+        )
+
+
+def _context(job: Job, sources: Sources, chosen: EngineProfile, model: ModelCard, settings: Settings) -> JobContext:
+    derived: dict[str, Value] = {"max_model_len": _max_model_len(sources, model)}
+    engine = _engine(chosen, settings.home / "probes")
+    _check_arguments(sources.space, engine)
+    return JobContext(job, sources.spec, sources.space, sources.workload, chosen, model, engine, derived)
 
 
 def _text(path: Path) -> str:
@@ -175,6 +207,8 @@ def _check_own_length(space: SearchSpace, needed: int, workload: str) -> None:
 def _engine(chosen: EngineProfile, cache: Path) -> EngineInfo:
     """What the engine's environment holds; asked once, for importing vLLM takes ten seconds."""
     executable = chosen.executable
+    if chosen.engine == "simulated":
+        return simulated.describe(executable)
     packages = executable.parent.parent.glob("lib/python*/site-packages")  # touched by every pip install
     changed = [place.stat().st_mtime_ns for place in (executable, *sorted(packages))]
     identity = f"{__version__}:{executable}:{changed}:{sorted(chosen.environment.items())}"

@@ -1,79 +1,89 @@
-"""A job from its first launch to its stored result."""
+"""A job from wherever it stands to its stored result."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
-from autotune.errors import AutotuneError
-from autotune.results import Confirmation, Infeasible, Job, JobResult, JobStatus, LoadPoint, Measured, Trial
+from autotune.errors import AutotuneError, StoreError
+from autotune.results import Infeasible, Job, JobResult, JobStatus, LoadPoint, Measured, Trial
 from autotune.selection import pareto_front, recommend
+from autotune.spec import JobSpec
 from autotune.telemetry import get_logger
-from autotune.tuner.confirm import confirm
+from autotune.tuner.confirm import confirm, confirmed
 from autotune.tuner.context import JobContext
 from autotune.tuner.events import Observer
-from autotune.tuner.loop import JobCancelled, Seats, Tuning
+from autotune.tuner.ledger import Books, Ledger
+from autotune.tuner.loop import Devices, EnvironmentFailures, JobCancelled, Seats, Tuning
+from autotune.tuner.owner import utc_now
 
 log = get_logger()
 
+STOP_S = 60.0  # for engines that are being stopped; their supervisors go on without us
 
-def run_job(context: JobContext, seats: Seats, observe: Observer) -> Job:
-    """Run a job that is already in the store; its status, result and front are stored however it ends.
 
-    Raises JobCancelled or KeyboardInterrupt when somebody asked for the end, AutotuneError when the job failed.
+def run_job(context: JobContext, books: Books, fleet: Devices, observe: Observer) -> Job:
+    """Run a job that is already in the store and leased, from wherever it stands to its end.
+
+    Its status, result and front are stored however it ends, unless the database is lost or another process has taken
+    the job over: then only the engines are ended. Raises JobCancelled or KeyboardInterrupt when somebody asked for the
+    end, AutotuneError when the job failed.
     """
-    tuning = Tuning(context, seats, observe)
-    seats.store.set_status(context.job.id, JobStatus.RUNNING)
-    confirmations: tuple[Confirmation, ...] = ()
+    ledger = Ledger(context.job, books)
+    books.store.set_status(books.lease, JobStatus.RUNNING)
+    ledger.compare_study()
+    tuning = Tuning(context, Seats(ledger, fleet), observe)
     try:
         stopped_by = tuning.search()
-        confirmations = confirm(tuning)
+        confirm(tuning)
     except (JobCancelled, KeyboardInterrupt, SystemExit):  # the last is Ray's answer to SIGTERM
-        tuning.abandon()
-        _finish(tuning, seats, JobStatus.CANCELLED, "cancelled", confirmations)
+        tuning.abandon(within_s=STOP_S)
+        _finish(context.spec, ledger, books, JobStatus.CANCELLED, "cancelled")
+        raise
+    except StoreError:  # nothing can be written any more, and whoever has the job now would not want it
+        tuning.stop_engines(within_s=STOP_S)
         raise
     except AutotuneError as exc:
-        tuning.abandon()
-        _finish(tuning, seats, JobStatus.FAILED, "failed", confirmations, message=str(exc))
+        tuning.abandon(within_s=STOP_S)
+        limit = "environment_failures" if isinstance(exc, EnvironmentFailures) else "failed"
+        _finish(context.spec, ledger, books, JobStatus.FAILED, limit, str(exc))
         raise
     except Exception as exc:  # the job's boundary: a defect is a traceback for us and a failed job for the user
         log.exception("job_crashed", job=context.job.id)
-        tuning.abandon()
-        _finish(tuning, seats, JobStatus.FAILED, "failed", confirmations, message=f"{type(exc).__name__}: {exc}")
+        tuning.abandon(within_s=STOP_S)
+        _finish(context.spec, ledger, books, JobStatus.FAILED, "failed", f"{type(exc).__name__}: {exc}")
         raise
-    _finish(tuning, seats, JobStatus.SUCCEEDED, stopped_by, confirmations)
-    return seats.store.job(context.job.id)
+    _finish(context.spec, ledger, books, JobStatus.SUCCEEDED, stopped_by)
+    return books.store.job(context.job.id)
 
 
-def _finish(
-    tuning: Tuning,
-    seats: Seats,
-    status: JobStatus,
-    stopped_by: str,
-    confirmations: Sequence[Confirmation],
-    *,
-    message: str = "",
-) -> None:
-    trials = tuning.searched
+def close_job(job: Job, books: Books) -> None:
+    """End a job that nobody runs any more as cancelled, with what was measured."""
+    ledger = Ledger(job, books)
+    ledger.close_open_trials()
+    _finish(JobSpec.model_validate(job.spec), ledger, books, JobStatus.CANCELLED, "cancelled")
+
+
+def _finish(spec: JobSpec, ledger: Ledger, books: Books, status: JobStatus, stopped_by: str, message: str = "") -> None:
+    ledger.compare_study()
+    confirmations = confirmed(ledger.trials, spec.sla)
+    missed = {(c.trial, c.runs[0].level) for c in confirmations if not c.holds}
     result = JobResult(
         stopped_by=stopped_by,
-        front=pareto_front(trials, demoted=_demoted(tuning.trials, confirmations)),
-        recommendation=recommend(trials, confirmations, tuning.context.spec.sla),
-        confirmations=tuple(confirmations),
+        front=pareto_front(ledger.searched, demoted=frozenset(missed | _broken(ledger.trials))),
+        recommendation=recommend(ledger.searched, confirmations, spec.sla),
+        confirmations=confirmations,
     )
-    seats.store.finish_job(tuning.context.job.id, status, result, finished_at=datetime.now(UTC), message=message)
+    books.store.finish_job(books.lease, status, result, finished_at=utc_now(), message=message)
 
 
-def _demoted(trials: Sequence[Trial], confirmations: Sequence[Confirmation]) -> frozenset[tuple[int, int]]:
-    """The load points (trial, level) that leave the front: re-runs did not keep the SLA, or did not even launch."""
-    missed = {(c.trial, c.runs[0].level) for c in confirmations if not c.holds}
-    broken = {
-        (trial.confirms, point.level)
-        for trial in trials
-        if trial.confirms is not None and trial.result and isinstance(trial.result.outcome, Infeasible)
-        for point in _points(trials[trial.confirms])
-    }
-    return frozenset(missed | broken)
+def _broken(trials: Sequence[Trial]) -> set[tuple[int, int]]:
+    """The load points (trial, level) whose re-run did not even launch."""
+    failed = {t.confirms for t in trials if t.confirms is not None and isinstance(_outcome(t), Infeasible)}
+    return {(trial.number, point.level) for trial in trials if trial.number in failed for point in _points(trial)}
 
 
 def _points(trial: Trial) -> tuple[LoadPoint, ...]:
-    outcome = trial.result.outcome if trial.result else None
+    outcome = _outcome(trial)
     return outcome.points if isinstance(outcome, Measured) else ()
+
+
+def _outcome(trial: Trial) -> object:
+    return trial.result.outcome if trial.result else None

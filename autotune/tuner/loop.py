@@ -1,235 +1,274 @@
-"""The loop of one job. Our rows come first: an outcome is committed, then told to the study."""
+"""The loop of one job: launch, wait, write down, until a limit is reached."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from autotune.diagnosis import outcome_of
-from autotune.engine_config import EngineConfig, Value
 from autotune.errors import EnvironmentProblem
-from autotune.fleet import Fleet
-from autotune.results import Evidence, FailureClass, Interrupted, Trial, TrialResult
-from autotune.search_space import BASELINE, active, broken_rules, starting_point
-from autotune.store import Store
-from autotune.study.grid import Grid
-from autotune.study.persisted import PersistedStudy
-from autotune.study.proposer import Plan, propose
+from autotune.results import Evidence, FailureClass, Interrupted, Measured, Trial, TrialResult
 from autotune.telemetry import get_logger
 from autotune.trial import TrialRequest
-from autotune.tuner.budget import stop_reason
+from autotune.tuner.budget import Spent, measured_any, occupied_s, stop_reason, was_cancelled
+from autotune.tuner.candidates import Candidates
 from autotune.tuner.context import JobContext
 from autotune.tuner.events import Event, Observer, Phase
+from autotune.tuner.ledger import Ledger, not_judged
+from autotune.tuner.owner import utc_now
+from autotune.tuner.requests import confirmation_request, search_request
 
 log = get_logger()
 
 POLL_S = 1.0  # between looks at the fleet, the cancel column and the clock
-MOST_START_POINTS = 10
-ABANDON_TIMEOUT_S = 180.0  # for engines that are being stopped; their supervisors go on without us
+MOST_LAUNCHES = 4  # of one trial, those that were lost with a killed tuner included
+UP = frozenset({"warming up", "loading"})  # stages in which an engine surely works
 
 
 class JobCancelled(Exception):
     """Somebody asked for the end of the job."""
 
 
+class EnvironmentFailures(EnvironmentProblem):
+    """Too many trials in a row ended without a verdict about their configuration."""
+
+
+class Devices(Protocol):
+    """The devices that trials run on: a Ray cluster, or a stand-in that plays trials in virtual time."""
+
+    @property
+    def busy(self) -> tuple[int, ...]:
+        """Numbers of the running trials."""
+
+    @property
+    def most_devices(self) -> int:
+        """The widest configuration that fits."""
+
+    def check_fits(self, wanted: int) -> None:
+        """Raise EnvironmentProblem when a trial of that width could never run."""
+
+    def has_room(self, wanted: int) -> bool:
+        """Whether a trial of that width could start now."""
+
+    def start(self, request: TrialRequest) -> None:
+        """Start a trial."""
+
+    def finished(self, *, timeout_s: float) -> list[tuple[TrialRequest, TrialResult]]:
+        """The trials that ended, waiting for one up to `timeout_s`."""
+
+    def progress(self) -> Mapping[int, Mapping[str, Any]]:
+        """What each running trial does now."""
+
+    def cancel_all(self) -> None:
+        """Ask every running trial to stop."""
+
+    def kill_all(self) -> None:
+        """Give every running trial up at once; the engines are ended behind our back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seats:
-    """Where the loop works: our database, the study people watch, the devices."""
+    """Where the loop works: the job's rows, and the devices."""
 
-    store: Store
-    study: PersistedStudy
-    fleet: Fleet
+    ledger: Ledger
+    fleet: Devices
 
 
 class Tuning:
-    """The search of one job, and the launches of its confirmation; holds the rows and the attempts in flight."""
+    """The search of one job, and the launches of its confirmation.
 
-    def __init__(
-        self, context: JobContext, seats: Seats, observe: Observer, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    Rows that are still running when it begins were lost with another tuner: they are launched again, under their own
+    numbers, before anything new.
+    """
+
+    def __init__(self, context: JobContext, seats: Seats, observe: Observer) -> None:
         self.context = context
-        self._store, self._study, self._fleet = seats.store, seats.study, seats.fleet
+        self._ledger, self._fleet = seats.ledger, seats.fleet
         self._observe = observe
-        self._clock = clock
-        self._started_s = clock()
-        self._plan = proposer_plan(context)
-        self._trials: dict[int, Trial] = {}
-        self._seen: set[str] = set()
+        self._candidates = Candidates(context)
+        self._proven = measured_any(self._ledger.trials)
+        self._without_verdict = 0  # trials in a row
+        self._lost = [trial.number for trial in self.searched if trial.result is None]
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """Every row of the job so far, by number."""
-        return tuple(self._trials[number] for number in sorted(self._trials))
+        return self._ledger.trials
 
     @property
     def searched(self) -> tuple[Trial, ...]:
         """The baseline and the search trials."""
-        return tuple(trial for trial in self.trials if trial.purpose != "confirmation")
+        return self._ledger.searched
 
     def search(self) -> str:
         """Launch the baseline and what the proposer asks for until a limit is reached; returns the limit's name."""
         reason: str | None = None
         while True:
-            reason = reason or self._launch_while_there_is_room()
-            if not self._fleet.busy:
+            self._relaunch_lost()
+            if reason is None or not self._fleet.busy:  # what was still running may have given it the lie
+                reason = self._launch_new()
+            if not self._fleet.busy and not self._lost:
                 if reason is not None:
                     return reason
                 self._fleet.check_fits(1)  # all free and still no room: the devices have left the cluster
             self._wait("baseline and search", len(self.searched), self.context.spec.budget.trials + 1)
 
-    def _launch_while_there_is_room(self) -> str | None:
+    def measure_again(self, trial: Trial, *, level: int, planned: tuple[int, int]) -> Trial:
+        """Launch a finished trial's configuration alone, and measure one level with fresh seeds.
+
+        A confirmation that is written down already is not repeated.
+        """
+        row = next((t for t in self.trials if t.confirms == trial.number and not was_cancelled(t)), None)
+        if row is None or row.result is None:
+            self._fleet.check_fits(trial.config.devices)  # devices may have left since the trial ran
+        if row is None:
+            row = self._confirmation(trial)
+            self._ledger.begin(row)
+            self._fleet.start(confirmation_request(self.context, row, level))
+        elif row.result is None and self._may_launch_again(row):
+            row = self._ledger.begin_again(row.number, 0.0)
+            self._fleet.start(confirmation_request(self.context, row, level))
+        while self._fleet.busy:
+            self._wait("confirmation", *planned)
+        return next(t for t in self.trials if t.number == row.number)
+
+    def stop_engines(self, *, within_s: float) -> None:
+        """Cancel what runs, without writing anything down; what does not end in time is given up."""
+        for _ in range(max(1, int(within_s / POLL_S))):
+            if not self._fleet.busy:
+                return
+            self._fleet.cancel_all()
+            self._fleet.finished(timeout_s=POLL_S)
+        self._fleet.kill_all()
+
+    def abandon(self, *, within_s: float) -> None:
+        """Cancel what runs and write down how it ended, so that no trial of an ended job stays open.
+
+        What does not end in time, or when the user does not wait for it (a second Ctrl-C), is given up at once.
+        """
+        try:
+            for _ in range(max(1, int(within_s / POLL_S))):
+                if not self._fleet.busy:
+                    break
+                self._fleet.cancel_all()  # again and again: a trial that is just beginning may have missed it
+                for request, result in self._fleet.finished(timeout_s=POLL_S):
+                    self._ledger.finish(request.number, result)
+        except KeyboardInterrupt:
+            log.warning("stop_not_waited_for", running=self._fleet.busy)
+        self._fleet.kill_all()
+        self._ledger.close_open_trials()
+
+    def _relaunch_lost(self) -> None:
+        while self._lost and self._may_start():
+            number = self._lost.pop(0)
+            trial = next(trial for trial in self.trials if trial.number == number)
+            if self._may_launch_again(trial):
+                self._fleet.check_fits(trial.config.devices)
+                self._fleet.start(search_request(self.context, self._ledger.begin_again(number, 0.0)))
+                log.info("trial_relaunched", job=self.context.job.id, trial=number)
+
+    def _may_launch_again(self, trial: Trial) -> bool:
+        """Whether a trial that was lost with its tuner gets another launch; one that was lost too often is closed."""
+        if trial.attempts < MOST_LAUNCHES:
+            return True
+        cause = f"The tuner was lost during each of {trial.attempts} launches of this trial."
+        self._ledger.finish(trial.number, not_judged(FailureClass.NODE, cause))
+        return False
+
+    def _launch_new(self) -> str | None:
         """Fill the free devices; returns why no further trial will be launched, None when there may be some later."""
-        while (reason := self._stop_reason()) is None and self._fleet.has_room(1):
-            trial = self._baseline() if not self._trials else self._proposed()
+        while (reason := self._stop_reason()) is None and not self._lost and self._may_start():
+            trial = self._next()
             if trial is None:
-                return "exhausted"
-            self._begin(trial, self._search_request(trial))
+                return "exhausted" if measured_any(self.searched) else "infeasible"
+            self._fleet.check_fits(trial.config.devices)
+            self._ledger.begin(trial)
+            self._fleet.start(search_request(self.context, trial))
+            log.info("trial_started", job=self.context.job.id, trial=trial.number, origin=trial.origin)
         return reason
 
-    def _stop_reason(self) -> str | None:
-        elapsed_s = self._clock() - self._started_s
-        return stop_reason(self.context.spec.budget, self.searched, elapsed_s=elapsed_s)
+    def _next(self) -> Trial | None:
+        if self._candidates.lack_baseline(self.searched):
+            return self._candidates.baseline(self._ledger.next_number)
+        return self._candidates.proposed(self.searched, self._ledger.next_number, self._fleet.most_devices)
 
-    def measure_again(self, trial: Trial, *, level: int, planned: tuple[int, int]) -> Trial:
-        """Launch a finished trial's configuration alone, and measure one level with fresh seeds."""
-        again = Trial(
-            number=len(self._trials),
+    def _may_start(self) -> bool:
+        """Room for a trial; until an engine has come up once, one launch at a time finds out whether any can."""
+        return self._fleet.has_room(1) and (self._proven or not self._fleet.busy)
+
+    def _stop_reason(self) -> str | None:
+        spent = Spent(self._ledger.worked_s, occupied_s(self.searched))
+        return stop_reason(self.context.spec.budget, self.searched, spent)
+
+    def _confirmation(self, trial: Trial) -> Trial:
+        return Trial(
+            number=self._ledger.next_number,
             purpose="confirmation",
             origin=f"trial {trial.number}",
             knobs=trial.knobs,
             config=trial.config,
             confirms=trial.number,
-            started_at=datetime.now(UTC),
+            started_at=utc_now(),
         )
-        spec = self.context.spec
-        seeds = tuple(spec.seed + run + 1 for run in range(spec.budget.confirm_runs))
-        self._begin(again, self._request(again, levels=(level,), seeds=seeds))
-        while self._fleet.busy:
-            self._wait("confirmation", *planned)
-        return self._trials[again.number]
-
-    def abandon(self) -> None:
-        """Cancel what runs and record how it ended, so that no trial of an ended job stays open."""
-        deadline_s = self._clock() + ABANDON_TIMEOUT_S
-        while self._fleet.busy and self._clock() < deadline_s:
-            self._fleet.cancel_all()  # again and again: a trial that is just beginning may have missed it
-            for request, result in self._fleet.finished(timeout_s=POLL_S):
-                self._finish(request.number, result)
 
     def _wait(self, phase: Phase, done: int, planned: int) -> None:
-        if self._store.cancel_requested(self.context.job.id):
+        if self._ledger.cancel_requested():
             raise JobCancelled
+        self._ledger.compare_study()
         ended = self._fleet.finished(timeout_s=POLL_S)
+        finished = [self._absorb(request, result) for request, result in ended]  # before a Ctrl-C can come between
+        self._check_running_fit()
         running = self._fleet.progress()
-        if not ended:
-            self._observe(Event(phase, done - len(self._fleet.busy), planned, running=running))
-        for request, result in ended:
-            trial = self._absorb(request, result)
+        self._proven = self._proven or any(facts.get("stage") in UP for facts in running.values())
+        for trial in finished or [None]:
             self._observe(Event(phase, done - len(self._fleet.busy), planned, finished=trial, running=running))
 
-    def _baseline(self) -> Trial:
-        knobs = starting_point(self.context.space, BASELINE)
-        return self._row("baseline", dict(knobs), self.context.baseline)
-
-    def _proposed(self) -> Trial | None:
-        most = self._fleet.most_devices
-        proposal = propose(self._plan, self.searched, lambda knobs: self._accept(knobs, most))
-        if proposal is None:
-            return None
-        return self._row(proposal.origin, proposal.knobs, self.context.configuration(proposal.knobs))
-
-    def _row(self, origin: str, knobs: Mapping[str, Value], config: EngineConfig) -> Trial:
-        return Trial(
-            number=len(self._trials),
-            purpose="baseline" if origin == "baseline" else "search",
-            origin=origin,
-            knobs=active(self.context.space, knobs),
-            config=config,
-            started_at=datetime.now(UTC),
-        )
-
-    def _accept(self, knobs: dict[str, Value], most_devices: int) -> bool:
-        """Whether a configuration keeps the rules, fits the devices and was not launched before in this job."""
-        config = self.context.configuration(knobs)
-        given = {name: value for name, value in config.arguments.items() if isinstance(value, bool | int | float | str)}
-        derived = {**given, **self.context.derived, "devices": config.devices}
-        return (
-            not broken_rules(self.context.space, knobs, derived)
-            and config.devices <= most_devices
-            and config.hash not in self._seen
-        )
-
-    def _begin(self, trial: Trial, request: TrialRequest) -> None:
-        self._fleet.check_fits(trial.config.devices)
-        self._store.start_trial(self.context.job.id, trial)
-        self._trials[trial.number] = trial
-        self._seen.add(self.context.configuration({**self._plan.placement, **trial.knobs}).hash)
-        self._seen.add(trial.config.hash)
-        if trial.purpose != "confirmation":
-            self._study.started(trial)
-        self._fleet.start(request)
-        log.info("trial_started", job=self.context.job.id, trial=trial.number, origin=trial.origin)
+    def _check_running_fit(self) -> None:
+        """A trial that is in line for devices which have left the cluster would wait for ever."""
+        running = self._fleet.busy
+        widths = [trial.config.devices for trial in self.trials if trial.number in running]
+        if widths:
+            self._fleet.check_fits(max(widths))
 
     def _absorb(self, request: TrialRequest, result: TrialResult) -> Trial | None:
-        """Commit an outcome and tell it; or launch again what failed for no fault of its own (returns None)."""
+        """Write down an outcome; or launch again what failed for no fault of its own (returns None)."""
         outcome = result.outcome
-        if isinstance(outcome, Interrupted):
-            verdict = outcome_of(outcome.evidence.failure, attempt=request.attempt)
-            if verdict == "retry":
-                self._fleet.start(request.next_attempt())
-                return None
-            if verdict == "abort":
-                self._finish(request.number, result)
-                raise EnvironmentProblem(_abort_message(outcome.evidence))
-            self._seen.discard(request.config.hash)  # nothing was learnt about it
-        return self._finish(request.number, result)
-
-    def _finish(self, number: int, result: TrialResult) -> Trial:
-        finished_at = datetime.now(UTC)
-        self._store.finish_trial(self.context.job.id, number, result, finished_at)
-        trial = self._trials[number].model_copy(update={"result": result, "finished_at": finished_at})
-        self._trials[number] = trial
-        if trial.purpose != "confirmation":
-            self._study.finished(trial)
-        log.info("trial_finished", job=self.context.job.id, trial=number, outcome=result.outcome.kind)
+        if not isinstance(outcome, Interrupted):
+            self._without_verdict = 0
+            self._proven = self._proven or isinstance(outcome, Measured)
+            return self._finish(request.number, result)
+        verdict = outcome_of(outcome.evidence.failure, attempt=request.failures + 1)
+        if verdict == "retry" and self._still_fits(request):
+            self._ledger.begin_again(request.number, result.device_s)
+            self._fleet.start(request.next_attempt())
+            return None
+        trial = self._finish(request.number, result)
+        if verdict == "abort":
+            raise EnvironmentProblem(_abort_message(outcome.evidence))
+        self._fleet.check_fits(request.config.devices)
+        self._count_without_verdict(outcome.evidence)
         return trial
 
-    def _search_request(self, trial: Trial) -> TrialRequest:
-        return self._request(trial, levels=tuple(range(len(self.context.workload.levels))), seeds=())
+    def _still_fits(self, request: TrialRequest) -> bool:
+        """Whether there are devices left for another attempt: unwell ones have left the pool."""
+        try:
+            self._fleet.check_fits(request.config.devices)
+        except EnvironmentProblem:
+            return False
+        return True
 
-    def _request(self, trial: Trial, *, levels: tuple[int, ...], seeds: tuple[int, ...]) -> TrialRequest:
-        context = self.context
-        return TrialRequest(
-            job=context.job.id,
-            number=trial.number,
-            config=trial.config,
-            profile=context.profile,
-            resource=context.spec.devices.resource,
-            model=context.model,
-            engine_version=context.engine.version,
-            workload=context.workload,
-            sla=context.spec.sla,
-            levels=levels,
-            search_seed=context.spec.seed,
-            confirm_seeds=seeds,
-            folder=context.folder,
-        )
+    def _count_without_verdict(self, evidence: Evidence) -> None:
+        self._without_verdict += 1
+        if self._without_verdict >= self.context.spec.budget.environment_failures:
+            raise EnvironmentFailures(
+                f"{self._without_verdict} trials in a row ended for reasons that are not their configuration's; the "
+                f"last: {evidence.cause} {evidence.advice} (log: {evidence.log_path or '-'}). What was measured is "
+                f"kept; mend the machine, then: autotune resume {self.context.job.id}"
+            )
 
-
-def proposer_plan(context: JobContext) -> Plan:
-    """What the proposer needs of a job."""
-    spec, space = context.spec, context.space
-    start = spec.budget.start_points
-    return Plan(
-        grid=Grid.of(space),
-        sla=spec.sla,
-        placement=starting_point(space, BASELINE),
-        recipes={name: starting_point(space, name) for name in space.starting_points if name != BASELINE},
-        start_points=start if start is not None else min(MOST_START_POINTS, max(1, spec.budget.trials // 3)),
-        sampler=spec.sampler,
-        objectives=spec.objectives,
-        seed=spec.seed,
-    )
+    def _finish(self, number: int, result: TrialResult) -> Trial:
+        trial = self._ledger.finish(number, result)
+        log.info("trial_finished", job=self.context.job.id, trial=number, outcome=result.outcome.kind)
+        return trial
 
 
 def _abort_message(evidence: Evidence) -> str:

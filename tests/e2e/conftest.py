@@ -113,10 +113,11 @@ def _store(home: Path, context: JobContext, trials: list[Trial]) -> Job:
     )
     with Store.open(url) as store:
         store.create_job(context.job)
+        lease = store.claim(context.job.id, "a test", now=NOW)
         for trial in trials:
-            store.start_trial(context.job.id, trial.model_copy(update={"result": None, "finished_at": None}))
+            store.start_trial(lease, trial.model_copy(update={"result": None, "finished_at": None}))
             assert trial.result is not None
-            store.finish_trial(context.job.id, trial.number, trial.result, NOW)
+            store.finish_trial(lease, trial.number, trial.result, NOW)
         study.sync(trials)
-        store.finish_job(context.job.id, JobStatus.SUCCEEDED, result, finished_at=NOW)
+        store.finish_job(lease, JobStatus.SUCCEEDED, result, finished_at=NOW)
         return store.job(context.job.id)

@@ -15,19 +15,23 @@ NPUS = Devices(resource="NPU")
 
 
 @pytest.fixture(scope="module")
-def two_npus(
-    install_npu_smi: Callable[[Path, str], None], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Devices]:
+def npu_tools(install_npu_smi: Callable[[Path, str], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the `npu-smi` that the cluster's trials ask."""
+    tools = tmp_path_factory.mktemp("tools")
+    install_npu_smi(tools, "info_a2_idle")
+    return tools
+
+
+@pytest.fixture(scope="module")
+def two_npus(npu_tools: Path) -> Iterator[Devices]:
     """A local Ray that counts two NPUs; `npu-smi` on PATH shows a machine with eight.
 
     Ray's processes inherit the environment as it is when Ray starts. Their temporary folder is short, because the
     path of a socket has at most 107 bytes.
     """
-    tools = tmp_path_factory.mktemp("tools")
-    install_npu_smi(tools, "info_a2_idle")
     short = tempfile.mkdtemp(prefix="at-")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("PATH", f"{npu_tools}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("TMPDIR", short)
         patch.setenv("RAY_TMPDIR", short)
         with Fleet(NPUS, address=None, local_devices=2):

@@ -21,6 +21,7 @@ from autotune.tuner.context import JobContext
 pytestmark = pytest.mark.ray
 
 PATIENCE_S = 60.0
+DATA = Path(__file__).parents[1] / "data"
 
 MakeContext = Callable[..., JobContext]
 
@@ -130,6 +131,33 @@ def test_a_killed_actor_is_an_interrupted_trial_whose_engine_ends_too(
     assert outcome.evidence.failure == FailureClass.NODE
     assert psutil.wait_procs([engine, supervisor], timeout=15)[1] == []
     assert working_below(context.folder) == []
+
+
+@pytest.fixture
+def alarm(npu_tools: Path) -> Iterator[None]:
+    """NPU 0, the first of the table, has an alarm."""
+    script = npu_tools / "npu-smi"
+    well = script.read_text()
+    table = npu_tools / "alarm.txt"
+    table.write_text((DATA / "npu_smi" / "info_a2_idle.txt").read_text().replace("| OK   ", "| Alarm", 1))
+    script.write_text(well.replace(str(DATA / "npu_smi" / "info_a2_idle.txt"), str(table)))
+    yield
+    script.write_text(well)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_a_device_that_is_not_well_leaves_the_pool_and_the_trial_runs_elsewhere(fleet: Fleet, context: JobContext):
+    first = request(context, 0)
+    fleet.start(first)
+    outcome = results(fleet, 1)[0].outcome
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.HARDWARE
+    assert fleet.most_devices == 1
+    with pytest.raises(EnvironmentProblem, match=r"largest node .* has 1 \(without 1 that were taken out"):
+        fleet.check_fits(2)
+    fleet.start(first.next_attempt())
+    assert isinstance(results(fleet, 1)[0].outcome, Measured)
+    assert visible(first.next_attempt()) == "1"
 
 
 def test_a_cancel_ends_every_running_trial(fleet: Fleet, context: JobContext):

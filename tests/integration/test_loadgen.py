@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from autotune.loadgen import Endpoint, measure, run_level
+from autotune.loadgen import Endpoint, EngineStalled, measure, run_level
 from autotune.results import Load, RequestRecord
 from autotune.workload import LevelPlan, PlannedRequest
 
@@ -138,10 +139,24 @@ def plan(count: int = 1, *, every_s: float = 0.0, users: int | None = None, time
     )
 
 
-def run(level: LevelPlan, server: Server, *, cancelled=lambda: False, progress=lambda _d, _t: None, key: str = "k"):
+def run(
+    level: LevelPlan,
+    server: Server,
+    *,
+    cancelled=lambda: False,
+    progress=lambda _d, _t: None,
+    key: str = "k",
+    stall_timeout_s: float = math.inf,
+):
     async def main() -> list[RequestRecord]:
         async with listening(server.complete) as url:
-            return await run_level(level, Endpoint(url, "tiny", key), cancelled=cancelled, progress=progress)
+            return await run_level(
+                level,
+                Endpoint(url, "tiny", key),
+                cancelled=cancelled,
+                progress=progress,
+                stall_timeout_s=stall_timeout_s,
+            )
 
     return asyncio.run(main())
 
@@ -377,3 +392,66 @@ def test_measure_runs_a_level_in_the_calling_thread():
     with listening_in_a_thread(Server(answer).complete) as url:
         records = measure(plan(5, users=2), Endpoint(url, "m"), cancelled=lambda: False)
     assert [(r.index, r.error) for r in records] == [(0, None), (1, None), (2, None), (3, None), (4, None)]
+
+
+# The stall watchdog
+
+
+async def silence(_: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+    """Not one token for a minute."""
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("users", [None, 2])
+@pytest.mark.parametrize("script", [stall, silence])
+def test_an_engine_that_owes_answers_and_gives_no_token_is_stalled(script: Script, users: int | None):
+    level = plan(4, every_s=0.01, users=users, timeout_s=50)
+    with pytest.raises(EngineStalled, match=r"no request got a token for 0.5 s, with 0 of 4 requests finished"):
+        run(level, Server(script), stall_timeout_s=0.5)
+
+
+def test_requests_that_wait_behind_one_that_gets_its_tokens_are_no_stall():
+    """The one that is served has a token every 50 ms for more than two limits; the others start after its end."""
+    served = asyncio.Event()
+
+    async def one_at_a_time(server: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+        if len(server.asked) == 1:
+            for _i in range(60):
+                await asyncio.sleep(0.05)
+                await send(response, TOKEN)
+            served.set()
+        await served.wait()
+        await answer(server, response, body)
+
+    records = run(plan(6), Server(one_at_a_time), stall_timeout_s=1.0)
+    assert [record.error for record in records] == [None] * 6
+
+
+def test_pauses_in_which_nobody_waits_for_the_engine_are_no_stall():
+    records = run(plan(2, every_s=1.5), Server(answer), stall_timeout_s=0.5)
+    assert [record.error for record in records] == [None, None]
+
+
+def test_our_own_time_outs_are_no_sign_of_life():
+    """Each request gives up long before the limit, and the next takes its place."""
+    with pytest.raises(EngineStalled):
+        run(plan(50, users=1, timeout_s=0.2), Server(silence), stall_timeout_s=0.8)
+
+
+def test_an_engine_that_refuses_everything_is_not_stalled():
+    async def refuse_slowly(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.2)
+        return web.Response(status=500, text="no")
+
+    async def main() -> list[RequestRecord]:
+        async with listening(refuse_slowly) as url:
+            level = plan(6, users=1)
+            return await run_level(
+                level,
+                Endpoint(url, "m"),
+                cancelled=lambda: False,
+                progress=lambda _d, _t: None,
+                stall_timeout_s=0.8,
+            )
+
+    assert [record.error for record in asyncio.run(main())] == ["HTTP 500: no"] * 6

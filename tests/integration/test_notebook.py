@@ -126,13 +126,14 @@ def database(tmp_path: Path) -> str:
     chosen = Recommendation(trial=1, level=1, reason="the highest throughput")
     with Store.open(url) as store:
         new_job(store, "aa01", "finished", minute=0)
+        lease = store.claim("aa01", "a test", now=NOON)
         for number, result in results.items():
-            store.start_trial("aa01", trial(number, seqs=64 * (number + 1)))
-            store.finish_trial("aa01", number, result, NOON)
+            store.start_trial(lease, trial(number, seqs=64 * (number + 1)))
+            store.finish_trial(lease, number, result, NOON)
         ended = JobResult(stopped_by="trials", front=front, recommendation=chosen)
-        store.finish_job("aa01", JobStatus.SUCCEEDED, ended, finished_at=NOON)
+        store.finish_job(lease, JobStatus.SUCCEEDED, ended, finished_at=NOON)
         new_job(store, "bb02", "begun", minute=1)
-        store.start_trial("bb02", trial(0, seqs=64))
+        store.start_trial(store.claim("bb02", "a test", now=NOON), trial(0, seqs=64))
     return url
 
 

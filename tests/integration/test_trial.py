@@ -3,6 +3,10 @@
 import dataclasses
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -10,16 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from autotune.engine_config import EngineConfig
 from autotune.engines.locks import DeviceLocks
+from autotune.engines.process import EngineProcess, LaunchPlan, LockRequest
 from autotune.platforms import cpu
 from autotune.results import FailureClass, Infeasible, Interrupted, Measured, TrialResult
-from autotune.trial import Control, Grant, TrialRequest, run_trial
-from autotune.trial.run import lock_folder
+from autotune.trial import Control, Grant, TrialRequest, run_trial, sweep_host
+from autotune.trial.host import lock_folder
 from autotune.tuner.context import JobContext
 
+DATA = Path(__file__).parent.parent / "data"
 ONE_CORE = Grant((), 1)
 SEED = 7
 
@@ -236,24 +243,24 @@ def test_a_refused_argument_is_infeasible_with_cause_advice_line_and_log(make_co
     assert isinstance(outcome, Infeasible)
     evidence = outcome.evidence
     assert evidence.failure == FailureClass.CONFIG
-    assert evidence.line == "ValueError: No common block size for 16 (CPU_ATTN: [MultipleOf(32)])."
+    assert evidence.line == "ValueError: No common block size for 16 (CPU_ATTN: [MultipleOf(32)])"
     assert evidence.log_path == str(asked.artifacts / "engine.log")
     assert "multiple" in f"{evidence.cause} {evidence.advice}".lower()
 
 
 def test_an_engine_that_ends_under_load_for_an_unknown_reason_is_infeasible(make_context: MakeContext, tmp_path: Path):
-    asked = request(make_context(tmp_path, environment={"FAKE_VLLM_MODE": "crash"}))
+    asked = request(make_context(tmp_path, environment={"FAULT": "exit:7"}))
     outcome = run_trial(asked, ONE_CORE, Control()).outcome
     assert isinstance(outcome, Infeasible)
     assert outcome.evidence.failure == FailureClass.UNKNOWN
     assert "exit code 7" in outcome.evidence.cause
 
 
-@pytest.mark.parametrize("mode", ["hang", "mute"])
+@pytest.mark.parametrize("fault", ["hang-before-ready", "mute"])
 def test_an_engine_that_never_answers_hangs_and_the_first_time_nothing_is_learnt(
-    mode: str, make_context: MakeContext, tmp_path: Path
+    fault: str, make_context: MakeContext, tmp_path: Path
 ):
-    context = make_context(tmp_path, environment={"FAKE_VLLM_MODE": mode})
+    context = make_context(tmp_path, environment={"FAULT": fault})
     outcome = run_trial(request(context, **patient_for(2.5, context)), ONE_CORE, Control()).outcome
     assert isinstance(outcome, Interrupted)
     assert outcome.evidence.failure == FailureClass.HANG
@@ -261,8 +268,8 @@ def test_an_engine_that_never_answers_hangs_and_the_first_time_nothing_is_learnt
 
 
 def test_an_engine_that_hangs_a_second_time_is_infeasible(make_context: MakeContext, tmp_path: Path):
-    context = make_context(tmp_path, environment={"FAKE_VLLM_MODE": "hang"})
-    asked = request(context, attempt=2, **patient_for(1.0, context))
+    context = make_context(tmp_path, environment={"FAULT": "hang-before-ready"})
+    asked = request(context, attempt=2, failures=1, **patient_for(1.0, context))
     assert isinstance(run_trial(asked, ONE_CORE, Control()).outcome, Infeasible)
     assert asked.artifacts.name == "trial-0001-attempt-2"
 
@@ -277,12 +284,13 @@ def test_an_executable_that_vanished_is_a_broken_environment(make_context: MakeC
 
 
 @pytest.mark.parametrize(
-    ("stage", "mode"), [("starting the engine", "hang"), ("starting the engine", "mute"), ("loading", "")]
+    ("stage", "fault"),
+    [("starting the engine", "hang-before-ready"), ("starting the engine", "mute"), ("loading", "")],
 )
 def test_a_cancel_is_heard_within_five_seconds_and_leaves_nothing(
-    stage: str, mode: str, make_context: MakeContext, tmp_path: Path, working_below: Callable[[Path], list[int]]
+    stage: str, fault: str, make_context: MakeContext, tmp_path: Path, working_below: Callable[[Path], list[int]]
 ):
-    context = make_context(tmp_path, environment={"FAKE_VLLM_MODE": mode})
+    context = make_context(tmp_path, environment={"FAULT": fault})
     workload = context.workload.model_copy(update={"requests_per_level": 4000})
     control = CancelledAt(stage, after_s=1.0)
     outcome = run_trial(request(context, workload=workload), ONE_CORE, control).outcome
@@ -305,6 +313,195 @@ def test_a_wait_for_devices_is_cancelled_without_a_launch(make_context: MakeCont
     assert isinstance(outcome, Interrupted)
     assert outcome.evidence.failure == FailureClass.CANCELLED
     assert not (asked.artifacts / "launch.json").exists()
+
+
+def test_a_cancel_while_the_engine_ends_keeps_what_was_measured(make_context: MakeContext, tmp_path: Path):
+    """The engine ignores SIGTERM and would have 20 s."""
+    context = make_context(tmp_path, environment={"FAULT": "ignore-sigterm"})
+    control = CancelledAt("stopping", after_s=0.2)
+    outcome = run_trial(request(context, levels=(0,)), ONE_CORE, control).outcome
+    assert time.monotonic() - control.cancelled_s < 5.0
+    assert isinstance(outcome, Measured)
+
+
+def test_a_cancel_under_load_does_not_wait_for_an_engine_that_ignores_sigterm(
+    make_context: MakeContext, tmp_path: Path, working_below: Callable[[Path], list[int]]
+):
+    context = make_context(tmp_path, environment={"FAULT": "ignore-sigterm"})
+    workload = context.workload.model_copy(update={"requests_per_level": 4000})
+    control = CancelledAt("loading", after_s=0.2)
+    outcome = run_trial(request(context, workload=workload), ONE_CORE, control).outcome
+    assert time.monotonic() - control.cancelled_s < 5.0
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.CANCELLED
+    assert working_below(context.folder) == []
+
+
+# A lost supervisor, a stalled engine, an engine that serves nobody
+
+
+def supervisors() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "autotune.engines.supervisor" in child.cmdline()]
+
+
+class KillsTheSupervisorAt(Control):
+    """Kills it when a stage is entered."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def enter(self, stage: Any, **facts: Any) -> None:
+        super().enter(stage, **facts)
+        if stage == self._stage:
+            self._stage = ""
+            for supervisor in supervisors():
+                supervisor.kill()
+
+
+@pytest.mark.parametrize("stage", ["starting the engine", "warming up", "loading"])
+@pytest.mark.parametrize("failures", [0, 1])
+def test_a_lost_supervisor_is_the_nodes_fault_and_its_engine_is_ended(
+    stage: str, failures: int, make_context: MakeContext, tmp_path: Path, working_below: Callable[[Path], list[int]]
+):
+    asked = request(make_context(tmp_path), failures=failures)
+    result = run_trial(asked, ONE_CORE, KillsTheSupervisorAt(stage))
+    assert isinstance(result.outcome, Interrupted)
+    assert result.outcome.evidence.failure == FailureClass.NODE
+    assert "supervisor" in result.outcome.evidence.cause
+    assert working_below(asked.folder) == []
+    locks = DeviceLocks(lock_folder() / "cpu")
+    assert locks.acquire(result.devices, 1) == result.devices
+    locks.close()
+
+
+def test_a_supervisor_that_is_lost_while_the_engine_ends_costs_no_measurement(
+    make_context: MakeContext, tmp_path: Path, working_below: Callable[[Path], list[int]]
+):
+    asked = request(make_context(tmp_path), levels=(0,))
+    outcome = run_trial(asked, ONE_CORE, KillsTheSupervisorAt("stopping")).outcome
+    assert isinstance(outcome, Measured)
+    assert working_below(asked.folder) == []
+
+
+@pytest.mark.parametrize(("tokens", "where"), [(4, "0 of 4 requests"), (400, "of 40 requests")])
+def test_an_engine_that_stalls_under_load_hangs(tokens: int, where: str, make_context: MakeContext, tmp_path: Path):
+    """After 4 tokens, the check of readiness, the warm-up already gets none."""
+    context = make_context(tmp_path, environment={"FAULT": f"stall:{tokens}"})
+    outcome = run_trial(request(context, stall_timeout_s=1.0), ONE_CORE, Control()).outcome
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.HANG
+    assert "no request got a token for 1 s" in outcome.evidence.cause
+    assert where in outcome.evidence.cause
+
+
+def test_an_engine_that_stalls_a_second_time_is_infeasible(make_context: MakeContext, tmp_path: Path):
+    context = make_context(tmp_path, environment={"FAULT": "stall:4"})
+    asked = request(context, failures=1, stall_timeout_s=0.5)
+    assert isinstance(run_trial(asked, ONE_CORE, Control()).outcome, Infeasible)
+
+
+def test_an_engine_that_serves_nobody_is_measured_and_a_file_says_why(make_context: MakeContext, tmp_path: Path):
+    context = make_context(tmp_path, environment={"FAULT": "wrong-tokens:1"})
+    asked = request(context)
+    result = run_trial(asked, ONE_CORE, Control())
+    assert isinstance(result.outcome, Measured)
+    (point,) = result.outcome.points
+    assert (point.completed, point.failed, point.violations) == (0, 40, {"p99_ttft_ms": 1.5, "error_rate": 1.5})
+    assert (context.folder / result.artifacts["failed-requests.txt"]).read_text().splitlines() == [
+        "4 concurrent: 40 of 40 requests failed",
+        "      40 x asked for 24 tokens, got 23",
+    ]
+
+
+def test_an_attempt_after_a_killed_tuner_is_still_the_first_failure(make_context: MakeContext, tmp_path: Path):
+    context = make_context(tmp_path, environment={"FAULT": "log:hccl_socket_timeout"})
+    outcome = run_trial(request(context, attempt=3, failures=0), ONE_CORE, Control()).outcome
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.COMMUNICATION
+
+
+# Logs
+
+
+def test_what_a_killed_tuner_left_in_the_folder_of_a_launch_is_moved_aside(make_context: MakeContext, tmp_path: Path):
+    asked = request(make_context(tmp_path, environment={"FAULT": "log:npu_oom"}))
+    for number in (1, 2):
+        asked.artifacts.mkdir(parents=True)
+        (asked.artifacts / "engine.log").write_text(f"left {number}\n")
+        result = run_trial(asked, ONE_CORE, Control())
+        assert "left" not in (asked.artifacts / "engine.log").read_text()
+        assert set(result.artifacts) == {"engine.log", "launch.json"}
+        if number == 1:
+            asked.artifacts.rename(tmp_path / "first")
+    kept = sorted(path.name for path in asked.folder.iterdir())
+    assert kept == ["trial-0001", "trial-0001-left-1", "trial-0001-left-2"]
+    assert (asked.folder / "trial-0001-left-2" / "engine.log").read_text() == "left 2\n"
+
+
+def test_a_labelled_launch_keeps_its_logs_beside_the_first_ones(make_context: MakeContext, tmp_path: Path):
+    asked = request(make_context(tmp_path), number=7, label="rerun-1")
+    assert asked.artifacts == asked.folder / "trial-0007-rerun-1"
+    assert asked.next_attempt().artifacts == asked.folder / "trial-0007-rerun-1-attempt-2"
+
+
+def test_a_debug_launch_logs_all_it_can(make_context: MakeContext, tmp_path: Path):
+    asked = request(make_context(tmp_path, environment={"FAULT": "log:npu_oom"}), debug=True)
+    run_trial(asked, ONE_CORE, Control())
+    environment = launch(asked)["environment"]
+    assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert "ASCEND_GLOBAL_LOG_LEVEL" not in environment
+
+
+def test_on_ascend_a_debug_launch_keeps_what_cann_logs_beside_the_engines_log(
+    make_context: MakeContext, npus: Path, tmp_path: Path
+):
+    context = make_context(npus, "devices.resource=NPU", platform="ascend", environment={"FAULT": "log:npu_oom"})
+    asked = request(context, debug=True)
+    run_trial(asked, Grant(("0",), 1), Control())
+    environment = launch(asked)["environment"]
+    assert environment["ASCEND_GLOBAL_LOG_LEVEL"] == "1"
+    assert environment["ASCEND_PROCESS_LOG_PATH"] == str(asked.artifacts / "plog")
+
+
+# The sweep of the whole host
+
+
+def test_the_sweep_of_the_host_ends_engines_of_every_platform_and_leaves_running_trials_alone(tmp_path: Path):
+    sleeper = LaunchPlan(("/bin/sleep", "600"), dict(os.environ), tmp_path, tmp_path / "lost.log")
+    with EngineProcess() as lost, EngineProcess() as running:
+        lost.lock(LockRequest(lock_folder() / "ascend", ("0",), 1, 5.0))
+        orphan = lost.launch(sleeper)
+        running.lock(LockRequest(lock_folder() / "cuda", ("0",), 1, 5.0))
+        kept = running.launch(dataclasses.replace(sleeper, log=tmp_path / "kept.log"))
+        os.kill(lost.pid, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(lost.pid)], timeout=10)
+        assert sweep_host() == (orphan.pid,)
+        assert psutil.pid_exists(kept.pid)
+
+
+def test_the_sweep_of_the_host_survives_broken_records_and_removes_sockets_of_dead_actors():
+    folder = lock_folder() / "npu-of-tomorrow"
+    folder.mkdir(parents=True)
+    (folder / "4194305.json").write_text('{"pid": 41943')
+    sockets = [lock_folder() / name for name in ("s4194305-dead", f"s{os.getpid()}-alive")]
+    for place in sockets:
+        place.mkdir()
+    assert sweep_host() == ()
+    assert list(folder.iterdir()) == []
+    assert [place.exists() for place in sockets] == [False, True]
+    sockets[1].rmdir()
+
+
+def test_the_sweep_of_a_host_that_never_ran_a_trial_finds_nothing(tmp_path: Path):
+    said = subprocess.run(
+        [sys.executable, "-c", "from autotune.trial import sweep_host; print(sweep_host())"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "()\n"
 
 
 # What is seen before a launch
@@ -349,3 +546,56 @@ def test_devices_whose_tool_is_missing_are_a_broken_environment(
     assert isinstance(outcome, Interrupted)
     assert outcome.evidence.failure == FailureClass.ENVIRONMENT
     assert "npu-smi" in outcome.evidence.cause
+
+
+def test_a_cancel_is_heard_while_the_device_tool_hangs(
+    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    context = make_context(tmp_path, "devices.resource=NPU", platform="ascend")
+    tool = tmp_path / "npu-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 15\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    control = Control()
+    threading.Timer(0.3, control.cancel).start()
+    started_s = time.monotonic()
+    outcome = run_trial(request(context), Grant(("0",), 1), control).outcome
+    assert time.monotonic() - started_s < 5.3
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.CANCELLED
+
+
+class OccupiesTheDevice(CancelledAt):
+    """From the warm-up on npu-smi shows a process on the device; cancelled while the engine ends."""
+
+    def __init__(self, switch: Path) -> None:
+        super().__init__("stopping", after_s=0.2)
+        self._switch = switch
+
+    def enter(self, stage: Any, **facts: Any) -> None:
+        super().enter(stage, **facts)
+        if stage == "warming up":
+            self._switch.touch()
+
+
+def test_a_device_that_never_becomes_idle_does_not_hold_up_a_cancel_and_stays_locked(
+    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tables, switch, tool = DATA / "npu_smi", tmp_path / "occupied", tmp_path / "npu-smi"
+    tool.write_text(
+        f'#!/bin/sh\ncase "$*" in "info -m") exec cat {tables}/m_a2.txt ;; esac\n'
+        f"test -e {switch} && exec cat {tables}/info_a2_busy_alarm.txt\nexec cat {tables}/info_a2_idle.txt\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    context = make_context(tmp_path, "devices.resource=NPU", platform="ascend")
+    control = OccupiesTheDevice(switch)
+    outcome = run_trial(request(context, levels=(0,)), Grant(("2",), 1), control).outcome
+    assert time.monotonic() - control.cancelled_s < 5.0
+    assert isinstance(outcome, Measured)
+    locks = DeviceLocks(lock_folder() / "ascend")
+    assert locks.acquire(("2",), 1) is None
+    switch.unlink()
+    psutil.wait_procs(supervisors(), timeout=60)
+    assert locks.acquire(("2",), 1) == ("2",)
+    locks.close()

@@ -24,9 +24,10 @@ from autotune.store import Store
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
 from autotune.tuner.context import JobContext
-from autotune.tuner.events import Event
+from autotune.tuner.events import Event, Observer
 from autotune.tuner.job import run_job
-from autotune.tuner.loop import JobCancelled, Seats
+from autotune.tuner.ledger import Books, leased
+from autotune.tuner.loop import JobCancelled
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -40,10 +41,18 @@ def ignore(_: Event) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a job runs: its database and its seats."""
+    """Where a job runs: its database, its books and its devices."""
 
     url: str
-    seats: Seats
+    store: Store
+    study: PersistedStudy
+    fleet: Fleet
+
+    def run(self, context: JobContext, observe: Observer = ignore) -> Job:
+        """What `autotune run` does, and `autotune resume` after it."""
+        current = dataclasses.replace(context, job=self.store.job(context.job.id))
+        with leased(self.store, context.job.id) as lease:
+            return run_job(current, Books(self.store, lease, self.study), self.fleet, observe)
 
 
 @contextmanager
@@ -53,7 +62,7 @@ def place(context: JobContext, devices: Devices, home: Path) -> Iterator[Place]:
     with Store.open(url) as store, Fleet(devices, address=None) as fleet:
         store.create_job(context.job)
         study = PersistedStudy(open_storage(url), context.job.id, context.spec.sla, Grid.of(context.space))
-        yield Place(url, Seats(store, study, fleet))
+        yield Place(url, store, study, fleet)
 
 
 def launches(folder: Path) -> dict[str, dict[str, Any]]:
@@ -117,8 +126,8 @@ def finished(make_context: MakeContext, two_npus: Devices, tmp_path_factory: pyt
     home = tmp_path_factory.mktemp("home")
     context = make_context(home, ON_NPUS, "budget.trials=8", platform="ascend")
     with place(context, two_npus, home) as here:
-        job = run_job(context, here.seats, ignore)
-        trials = here.seats.store.trials(job.id)
+        job = here.run(context)
+        trials = here.store.trials(job.id)
     return Finished(context, here.url, job, trials, launches(context.folder))
 
 
@@ -295,8 +304,8 @@ def test_a_job_that_fits_no_node_fails_at_once_and_says_what_there_is(
     context = widened(make_context(tmp_path, ON_NPUS, platform="ascend"), 4)
     with place(context, two_npus, tmp_path) as here:
         with pytest.raises(EnvironmentProblem, match="needs 4 NPU"):
-            run_job(context, here.seats, ignore)
-        job = here.seats.store.job(context.job.id)
+            here.run(context)
+        job = here.store.job(context.job.id)
     assert job.status == JobStatus.FAILED
     assert "the largest node of the Ray cluster has 2" in job.message
 
@@ -304,18 +313,18 @@ def test_a_job_that_fits_no_node_fails_at_once_and_says_what_there_is(
 def test_a_broken_environment_fails_the_job_after_one_launch_with_advice(
     make_context: MakeContext, fake_vllm: Path, two_npus: Devices, tmp_path: Path
 ):
-    """Every trial takes both NPUs, so that only one launch can happen before the first one has failed."""
+    """Both NPUs are free, but until an engine has come up one launch finds out whether any can."""
     broken = tmp_path / "broken"
     shutil.copytree(fake_vllm.parent, broken)
     (broken / "vllm").write_text(
         "#!/bin/sh\necho launched >> launches.txt\n"
         "echo 'ImportError: libascend_hal.so: cannot open shared object file: No such file or directory'\nexit 1\n"
     )
-    context = widened(make_context(tmp_path, ON_NPUS, platform="ascend", executable=broken / "vllm"), 2)
+    context = make_context(tmp_path, ON_NPUS, platform="ascend", executable=broken / "vllm")
     with place(context, two_npus, tmp_path) as here:
         with pytest.raises(EnvironmentProblem, match="every trial would fail"):
-            run_job(context, here.seats, ignore)
-        job = here.seats.store.job(context.job.id)
+            here.run(context)
+        job = here.store.job(context.job.id)
     assert job.status == JobStatus.FAILED
     assert "libascend_hal.so" in job.message
     assert [path.read_text() for path in context.folder.glob("*/launches.txt")] == ["launched\n"]
@@ -339,12 +348,14 @@ def test_a_trial_whose_actor_was_killed_is_tried_once_more_and_the_job_goes_on(
     longer = context.workload.model_copy(update={"requests_per_level": 120, "levels": (4.0,)})
     slow = dataclasses.replace(context, workload=longer)
     with place(slow, two_npus, tmp_path) as here:
-        job = run_job(slow, here.seats, kill_the_first_baseline)
-        baseline = here.seats.store.trials(job.id)[0]
+        job = here.run(slow, kill_the_first_baseline)
+        baseline = here.store.trials(job.id)[0]
     assert len(killed) == 1
     assert job.status == JobStatus.SUCCEEDED
     assert baseline.result is not None
     assert isinstance(baseline.result.outcome, Measured)
+    assert baseline.attempts == 2
+    assert baseline.earlier_device_s > 0  # what the lost launch has cost is counted
     assert "trial-0000-attempt-2" in launches(context.folder)
 
 
@@ -353,14 +364,14 @@ def test_a_cancelled_job_keeps_what_was_measured_and_leaves_nothing_running(
 ):
     context = make_context(tmp_path, ON_NPUS, platform="ascend")
     with place(context, two_npus, tmp_path) as here:
-        store = here.seats.store
+        store = here.store
 
         def cancel_after_the_first(event: Event) -> None:
             if event.finished is not None and not store.cancel_requested(context.job.id):
                 store.request_cancel(context.job.id)
 
         with pytest.raises(JobCancelled):
-            run_job(context, here.seats, cancel_after_the_first)
+            here.run(context, cancel_after_the_first)
         job, trials = store.job(context.job.id), store.trials(context.job.id)
         states = {trial.state for trial in optuna.load_study(study_name=context.job.id, storage=here.url).trials}
     outcomes = [trial.result.outcome for trial in trials if trial.result]

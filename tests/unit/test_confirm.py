@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from autotune.measurement import quantile
-from autotune.results import Latency, LoadPoint
+from autotune.results import Latency, LoadPoint, Trial
 from autotune.spec import Sla
-from autotune.tuner.confirm import judge
+from autotune.tuner.confirm import confirmed, judge
 
 SLA = Sla.model_validate({"p99_ttft_ms": 200})
 
@@ -74,3 +74,15 @@ def test_the_runs_and_their_load_are_kept(make_point: MakePoint):
     runs = [make_point(100.0, value=16.0), make_point(120.0, value=16.0)]
     told = judge(4, runs, SLA)
     assert (list(told.runs), told.load.value) == (runs, 16.0)
+
+
+def test_only_re_runs_that_were_measured_say_something(make_point: MakePoint, make_trial: Callable[..., Trial]):
+    again = {"purpose": "confirmation", "confirms": 2}
+    rows = [
+        make_trial(2, {}, make_point(100.0)),
+        make_trial(3, {}, make_point(150.0), make_point(160.0), **again),
+        make_trial(4, {}, oom=True, **again),
+        make_trial(5, {}, **again),
+    ]
+    (told,) = confirmed(rows, SLA)
+    assert (told.trial, told.p99_ttft_ms) == (2, 160.0)

@@ -1,16 +1,20 @@
 """What a job is checked against before its first launch."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autotune.engine_config import EngineConfig
-from autotune.errors import InputError
+from autotune.errors import EnvironmentProblem, InputError
+from autotune.results import Trial
 from autotune.search_space import SearchSpace
-from autotune.settings import EngineProfile
+from autotune.settings import EngineProfile, Settings
 from autotune.tuner import context
-from autotune.tuner.context import load_job, with_profile
+from autotune.tuner.context import JobContext, check_same_engine, load_job, restore, with_profile
+
+MakeContext = Callable[..., JobContext]
 
 
 def profile(**arguments: object) -> EngineProfile:
@@ -68,9 +72,52 @@ def test_problems_of_space_and_workload_are_told_together(tmp_path: Path) -> Non
 
 def test_a_damaged_probe_cache_is_asked_again(tmp_path: Path) -> None:
     """Killed while writing, or written by another version."""
-    vllm = runpy.run_path("tests/data/fake_vllm.py")["install"](tmp_path)
+    vllm = runpy.run_path("tests/data/fault_vllm.py")["install"](tmp_path)
     engine = EngineProfile(executable=vllm, platform="cpu")
     first = context._engine(engine, tmp_path / "probes")
     (cached,) = (tmp_path / "probes").iterdir()
     cached.write_text('{"executable": ')
     assert context._engine(engine, tmp_path / "probes") == first
+
+
+def test_an_argument_that_the_engine_does_not_have_is_refused_before_a_launch() -> None:
+    tiny = runpy.run_path("tests/data/tiny_job.py")
+    engine = tiny["job_context"](Path(), {}).engine
+    knows = engine.model_copy(update={"arguments": frozenset({"max_num_seqs", "block_sizes"})})
+    with pytest.raises(InputError) as refused:
+        context._check_arguments(SearchSpace.model_validate(tiny["SPACE"]), knows)
+    assert [problem.partition(" has no argument ")[2] for problem in refused.value.problems] == [
+        "'block_size'; did you mean 'block_sizes'?",
+        "'tensor_parallel_size'",
+    ]
+
+
+# A job that goes on
+
+
+def test_a_stored_job_goes_on_as_it_was_started(make_context: MakeContext, tmp_path: Path) -> None:
+    """From its documents, wherever the files of the job are by then."""
+    first = make_context(tmp_path, "budget.trials=7", "seed=11")
+    settings = Settings(home=tmp_path, profiles={"fake": first.profile})
+    assert restore(first.job, settings) == first
+
+
+def measured_with(version: str, make_trial: Callable[..., Trial], point: object) -> Trial:
+    trial = make_trial(0, {}, point)
+    assert trial.result is not None
+    return trial.model_copy(update={"result": trial.result.model_copy(update={"engine_version": version})})
+
+
+def test_a_job_does_not_go_on_with_another_engine(
+    make_trial: Callable[..., Trial], make_point: Callable[..., object], tmp_path: Path
+) -> None:
+    """Its numbers could not be compared."""
+    job = runpy.run_path("tests/data/tiny_job.py")["job_context"](tmp_path, {})
+    check_same_engine(job, [measured_with(job.engine.version, make_trial, make_point())])
+    with pytest.raises(EnvironmentProblem, match=r"was measured with vllm 9\.9"):
+        check_same_engine(job, [measured_with("vllm 9.9", make_trial, make_point())])
+
+
+def test_trials_that_never_ran_are_of_no_engine(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
+    job = runpy.run_path("tests/data/tiny_job.py")["job_context"](tmp_path, {})
+    check_same_engine(job, [make_trial(0, {}), make_trial(1, {}, oom=True)])

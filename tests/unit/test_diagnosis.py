@@ -212,7 +212,7 @@ def test_an_exit_code_that_is_no_signal_is_told_as_it_is() -> None:
 def test_another_signal_is_named() -> None:
     evidence = read_failure("", exit_code=None, signal=signal.SIGSEGV, log_path="x.log")
     assert evidence.failure is FailureClass.UNKNOWN
-    assert evidence.cause.startswith("The engine was ended by signal 11 (")
+    assert evidence.cause.startswith("The engine was ended by signal 11 (SIGSEGV: ")
 
 
 def test_waiting_for_a_worker_is_a_hang_only_when_the_engine_did_not_end_by_itself() -> None:

@@ -69,7 +69,7 @@ def test_our_database_takes_optunas_tables_in(url: str, engine: Engine) -> None:
     storage.engine.dispose()
 
 
-def test_the_first_revision_can_be_taken_back(engine: Engine) -> None:
+def test_every_revision_can_be_taken_back(engine: Engine) -> None:
     migrate.upgrade(engine)
     with engine.begin() as connection:
         command.downgrade(migrate.config(connection), "base")
@@ -180,8 +180,15 @@ def test_a_wrong_url_is_refused_with_advice(url: str, problem: str) -> None:
     [
         ("sqlite:///autotune.db", "sqlite:///autotune.db?timeout=30"),
         ("sqlite+pysqlite:////data/autotune.db", "sqlite:////data/autotune.db?timeout=30"),
-        ("postgres://tuner:hunter2@host/autotune", "postgresql+psycopg://tuner:hunter2@host/autotune"),
-        ("postgresql+psycopg2://host/autotune", "postgresql+psycopg://host/autotune"),
+        (
+            "postgres://tuner:hunter2@host/autotune",
+            "postgresql+psycopg://tuner:hunter2@host/autotune"
+            "?connect_timeout=10&keepalives_idle=10&tcp_user_timeout=30000",
+        ),
+        (
+            "postgresql+psycopg2://host/autotune?connect_timeout=3",
+            "postgresql+psycopg://host/autotune?connect_timeout=3&keepalives_idle=10&tcp_user_timeout=30000",
+        ),
     ],
 )
 def test_optuna_gets_the_same_database_with_its_password(url: str, for_optuna: str) -> None:

@@ -139,6 +139,7 @@ def test_every_platform_names_its_cluster_resource():
         "ascend": "NPU",
         "cuda": "GPU",
         "cpu": "CPU",
+        "simulated": "any",
     }
 
 

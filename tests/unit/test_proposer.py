@@ -110,6 +110,18 @@ def test_an_exhausted_space_gives_no_proposal(history: list[Trial]) -> None:
     assert propose(plan(), history, lambda _knobs: False) is None
 
 
+def test_a_space_too_large_to_list_is_not_exhausted_while_something_far_away_is_free(history: list[Trial]) -> None:
+    """16^5 points: the first that is free is further away than the proposer looks around a proposal."""
+    wide = Grid(tuple(Knob(f"k{i}", tuple(range(16)), ordered=True) for i in range(5)))
+    zeros = {knob.name: 0 for knob in wide.knobs}
+    far = wide.values(wide.sobol(300, 5))
+    proposal = propose(
+        plan(grid=wide, placement=zeros, recipes={}, start_points=0), history, lambda knobs: knobs == far
+    )
+    assert proposal is not None
+    assert proposal.knobs == far
+
+
 def test_a_failed_launch_is_told_as_the_median_of_the_successes_with_its_constraint(history: list[Trial]) -> None:
     frozen = proposer._frozen_trials(plan(), history, proposer._distributions(GRID))
     assert frozen[2].values == [900.0]  # the median of 900, 600 and 950

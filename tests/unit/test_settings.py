@@ -56,10 +56,10 @@ def test_all_problems_of_a_profile_are_named_in_plain_words(machine):
     file = write_settings(machine, "profiles:\n  npu: {platform: gpu, exe: x, environment: {A: [hunter2]}}\n")
     with pytest.raises(InputError) as caught:
         load_settings()
-    known = "executable, platform, environment, arguments, start_timeout_s, model_roots"
+    known = "executable, platform, engine, environment, arguments, start_timeout_s, model_roots"
     assert caught.value.problems == (
         f"{file}: profiles.npu.executable: missing key",
-        f"{file}: profiles.npu.platform: must be 'ascend', 'cuda' or 'cpu', not 'gpu'",
+        f"{file}: profiles.npu.platform: must be 'ascend', 'cuda', 'cpu' or 'simulated', not 'gpu'",
         f"{file}: profiles.npu.environment.A: must be a valid string",
         f"{file}: profiles.npu.exe: unknown key; known are {known}",
     )
@@ -106,9 +106,23 @@ def test_a_configured_executable_that_is_gone_is_the_machines_problem(machine):
         profile(load_settings(), "npu")
 
 
+def test_the_simulated_engines_profiles_need_no_settings(machine):
+    found = profile(load_settings(), "simulated-ascend-910b")
+    assert (found.engine, found.platform, found.environment) == (
+        "simulated",
+        "simulated",
+        {"SIMULATED_DEVICE": "ascend-910b"},
+    )
+
+
+def test_the_settings_may_redefine_a_built_in_profile(machine):
+    write_settings(machine, "profiles:\n  simulated: {executable: /bin/sh, platform: cpu}\n")
+    assert profile(load_settings(), "simulated").engine == "vllm"
+
+
 def test_an_unknown_profile_says_what_was_meant(machine):
     write_settings(machine, "profiles:\n  ascend: {executable: /gone/vllm, platform: ascend}\n")
-    with pytest.raises(NotFound, match=r"no engine profile 'asend'; did you mean 'ascend'\? Known: ascend, vllm"):
+    with pytest.raises(NotFound, match=r"no engine profile 'asend'; did you mean 'ascend'\? Known: ascend, simulated,"):
         profile(load_settings(), "asend")
 
 

@@ -327,7 +327,7 @@ def test_a_missing_executable_says_where_to_correct_it():
 
 
 def test_the_probe_tells_version_and_arguments(tmp_path: Path):
-    executable = runpy.run_path(str(DATA / "fake_vllm.py"))["install"](tmp_path)
+    executable = runpy.run_path(str(DATA / "fault_vllm.py"))["install"](tmp_path)
     found = examine.probe(str(executable), environment={})
     assert (found.version, found.platform) == ("vllm 0.32.0", "cpu")
     assert "max_num_seqs" in found.arguments

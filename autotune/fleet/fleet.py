@@ -1,8 +1,7 @@
-"""The fleet: trials as Ray actors pinned to devices. The only importer of ray."""
+"""The devices of one kind that a cluster has, and the trials that run on them."""
 
-import os
-import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,37 +10,17 @@ import ray
 from ray.exceptions import RayError
 
 from autotune.errors import EnvironmentProblem
-from autotune.results import Evidence, FailureClass, Interrupted, TrialResult
+from autotune.fleet.actor import pinned_actor
+from autotune.fleet.cluster import connect
+from autotune.results import Evidence, FailureClass, Interrupted, Timings, TrialResult
 from autotune.spec import Devices
 from autotune.telemetry import get_logger
-from autotune.trial import Control, Grant, TrialRequest, run_trial
+from autotune.trial import TrialRequest
 
 log = get_logger()
 
+MOST_STARTS = 4  # of a trial whose actors are lost before they answer: Ray still gives away the devices of a lost node
 CANCEL_TIMEOUT_S = 60.0  # an actor that does not end its engine by then is ended itself; its supervisor ends the engine
-OBJECT_STORE_BYTES = 100 * 2**20  # only small records travel; Ray's default takes 30 % of the memory
-
-
-class TrialActor:
-    """A process pinned to devices that runs one trial at a time; threaded: `progress` and `cancel` always answer."""
-
-    def __init__(self) -> None:
-        self._control = Control()
-
-    def run(self, request: TrialRequest, count: int) -> TrialResult:
-        """Run one trial on the `count` devices Ray gave this actor."""
-        self._control = Control()
-        # Ray counts CPUs but does not say which: there the trial takes free cores itself.
-        assigned = ray.get_runtime_context().get_accelerator_ids().get(request.resource, [])
-        return run_trial(request, Grant(tuple(assigned), count), self._control)
-
-    def progress(self) -> Mapping[str, Any]:
-        """The phase the trial is in, and how far it is."""
-        return self._control.progress
-
-    def cancel(self) -> None:
-        """Ask the trial to stop; it is heard in every phase."""
-        self._control.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +29,17 @@ class _Running:
     width: int  # devices of its actor
     actor: Any
     result: Any
+    started_s: float  # on the monotonic clock
+    starts: int  # actors that were asked so far, this one included
+
+
+@dataclass(frozen=True, slots=True)
+class _Quarantined:
+    """An actor that is kept so that nobody gets its devices: one of them is not well."""
+
+    actor: Any
+    width: int
+    node: str
 
 
 class Fleet:
@@ -58,10 +48,13 @@ class Fleet:
     def __init__(self, devices: Devices, *, address: str | None, local_devices: int | None = None) -> None:
         self._devices = devices
         self._running: dict[int, _Running] = {}
+        self._heard: set[int] = set()  # running trials whose actor has answered
         self._resting: list[tuple[int, Any]] = []  # (width, actor) between two trials
+        self._leaving: list[Any] = []  # actors that end once the next trial has found its devices elsewhere
+        self._quarantined: list[_Quarantined] = []
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            _connect(devices, address, local_devices)
+            connect(devices, address, local_devices)
 
     def __enter__(self) -> "Fleet":
         return self
@@ -71,16 +64,25 @@ class Fleet:
         deadline = time.monotonic() + CANCEL_TIMEOUT_S
         while self._running and time.monotonic() < deadline:
             self.finished(timeout_s=0.5)
-        for actor in [running.actor for running in self._running.values()] + [actor for _, actor in self._resting]:
-            ray.kill(actor)
+        self.kill_all()
+        for quarantined in self._quarantined:
+            ray.kill(quarantined.actor)
+        self._quarantined.clear()
         if self._owns_ray:
             ray.shutdown()
 
     @property
     def devices_per_node(self) -> int:
-        """Devices of the largest node; a trial never spans nodes."""
-        nodes = [node["Resources"].get(self._devices.resource, 0) for node in ray.nodes() if node["Alive"]]
-        return int(max(nodes, default=0))
+        """Well devices of the largest node; a trial never spans nodes."""
+        unwell: Counter[str] = Counter()
+        for quarantined in self._quarantined:
+            unwell[quarantined.node] += quarantined.width
+        counts = [
+            node["Resources"].get(self._devices.resource, 0) - unwell[node["NodeManagerHostname"]]
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        return int(max(counts, default=0))
 
     def devices_for(self, wanted: int) -> int:
         """How many Ray devices a trial of width `wanted` takes: on CPU, where a device is a core, all that it may."""
@@ -97,9 +99,11 @@ class Fleet:
         """Raise EnvironmentProblem when no node could ever run a trial of that width; it would wait for ever."""
         needed, largest = max(1, wanted, self.devices_for(wanted)), self.devices_per_node
         if needed > largest:
+            unwell = sum(quarantined.width for quarantined in self._quarantined)
+            lost = f" (without {unwell} that were taken out because one of them is not well)" if unwell else ""
             raise EnvironmentProblem(
                 f"a trial needs {needed} {self._devices.resource} on one node, the largest node of the Ray cluster has "
-                f"{largest}; lower devices.max_per_trial or add a node"
+                f"{largest}{lost}; lower devices.max_per_trial or add a node"
             )
         if wanted > self.most_devices:
             raise EnvironmentProblem(
@@ -111,9 +115,9 @@ class Fleet:
         """Whether a trial of that width could start now on some node."""
         needed = self.devices_for(wanted)
         # What was submitted but is not scheduled yet does not show in Ray's books: count our own.
-        mine = sum(running.width for running in self._running.values())
+        mine = sum(running.width for running in self._running.values()) + sum(q.width for q in self._quarantined)
         total = ray.cluster_resources().get(self._devices.resource, 0)
-        return bool(total - mine >= needed)
+        return bool(needed > 0 and total - mine >= needed)
 
     @property
     def busy(self) -> tuple[int, ...]:
@@ -122,9 +126,16 @@ class Fleet:
 
     def start(self, request: TrialRequest) -> None:
         """Start a trial in an actor pinned to as many devices as its configuration needs."""
+        self._start(request, starts=1)
+
+    def _start(self, request: TrialRequest, starts: int) -> None:
         width = self.devices_for(request.config.devices)
         actor = self._actor(width)
-        self._running[request.number] = _Running(request, width, actor, actor.run.remote(request, width))
+        self._heard.discard(request.number)
+        self._running[request.number] = _Running(
+            request, width, actor, actor.run.remote(request, width), time.monotonic(), starts
+        )
+        self._let_go()
 
     def _actor(self, width: int) -> Any:
         """An actor that rests after a trial of that width (a new one costs seconds), else a new one.
@@ -138,10 +149,11 @@ class Fleet:
         for _, actor in self._resting:
             ray.kill(actor)
         self._resting.clear()
-        return ray.remote(TrialActor).options(**_actor_options(self._devices.resource, width)).remote()
+        return pinned_actor(self._devices.resource, width)
 
     def finished(self, *, timeout_s: float) -> list[tuple[TrialRequest, TrialResult]]:
-        """The trials that ended, waiting for one up to `timeout_s`; a lost actor or node is an interrupted trial."""
+        """The trial that ended, if one did within `timeout_s`; a lost actor or node is an interrupted trial."""
+        self._let_go()
         if not self._running:
             time.sleep(timeout_s)  # nothing can end, and callers ask in a loop
             return []
@@ -150,22 +162,49 @@ class Fleet:
         done = []
         for ref in ready:
             running = self._running.pop(refs[ref])
-            result = _result_of(ref)
-            done.append((running.request, result))
-            self._rest_or_end(running, result)
+            result = _result_of(ref, running)
+            self._dismiss(running, result)
+            if self._never_began(running, result):
+                log.info("trial_moved", trial=running.request.number, starts=running.starts)
+                self._start(running.request, running.starts + 1)
+            else:
+                done.append((running.request, result))
         return done
 
-    def _rest_or_end(self, running: _Running, result: TrialResult) -> None:
+    def _never_began(self, running: _Running, result: TrialResult) -> bool:
+        """Whether a trial was lost with an actor that never answered, and there are devices to ask another one.
+
+        Until Ray has noticed the loss of a node it places actors there, and actors that rest there look well. Such a
+        trial was not tried at all.
+        """
+        was_lost = isinstance(result.outcome, Interrupted) and result.outcome.evidence.failure is FailureClass.NODE
+        never_heard = was_lost and not result.node and running.request.number not in self._heard
+        return never_heard and running.starts < MOST_STARTS and 0 < running.width <= self.devices_per_node
+
+    def _dismiss(self, running: _Running, result: TrialResult) -> None:
         """Keep the actor for the next trial of its width, unless it was interrupted or its devices are waited for.
 
-        After an interruption the next trial gets a fresh process, and perhaps another device. A trial whose actor is
-        not scheduled yet would wait for ever for devices that resting actors hold.
+        After an interruption the next trial gets a fresh process, on other devices where some are free; devices that
+        are not well leave the pool. A trial whose actor is not scheduled yet would wait for ever for devices that
+        resting actors hold.
         """
-        waiting = self._running.keys() - self.progress().keys()
-        if waiting or isinstance(result.outcome, Interrupted):
+        if isinstance(result.outcome, Interrupted):
+            if result.outcome.evidence.failure is FailureClass.HARDWARE:
+                self._quarantined.append(_Quarantined(running.actor, running.width, result.node))
+                log.warning(
+                    "devices_quarantined", node=result.node, count=running.width, why=result.outcome.evidence.cause
+                )
+            else:
+                self._leaving.append(running.actor)
+        elif self._running.keys() - self.progress().keys():
             ray.kill(running.actor)
         else:
             self._resting.append((running.width, running.actor))
+
+    def _let_go(self) -> None:
+        for actor in self._leaving:
+            ray.kill(actor)
+        self._leaving.clear()
 
     def progress(self) -> dict[int, Mapping[str, Any]]:
         """What each running trial does now; a trial whose actor does not answer at once is left out."""
@@ -176,6 +215,7 @@ class Fleet:
             if ref in ready:
                 try:
                     answers[number] = ray.get(ref)
+                    self._heard.add(number)
                 except RayError:
                     continue  # it just ended; `finished` tells how
         return answers
@@ -185,8 +225,16 @@ class Fleet:
         for running in self._running.values():
             running.actor.cancel.remote()
 
+    def kill_all(self) -> None:
+        """End every actor at once. Their supervisors notice, end the engines and free the devices, without us."""
+        self._let_go()
+        for actor in [running.actor for running in self._running.values()] + [actor for _, actor in self._resting]:
+            ray.kill(actor)
+        self._running.clear()
+        self._resting.clear()
 
-def _result_of(ref: Any) -> TrialResult:
+
+def _result_of(ref: Any, running: _Running) -> TrialResult:
     try:
         result: TrialResult = ray.get(ref)
     except RayError as exc:
@@ -198,62 +246,9 @@ def _result_of(ref: Any) -> TrialResult:
             advice="Look at the node's memory and at the Ray logs; the trial is tried once more.",
             line=str(exc).splitlines()[0] if str(exc) else type(exc).__name__,
         )
-        return TrialResult(outcome=Interrupted(evidence=evidence))
+        occupied = Timings(total_s=time.monotonic() - running.started_s)
+        # Which devices it had, it told nobody; how many is enough to count what they cost.
+        return TrialResult(
+            outcome=Interrupted(evidence=evidence), timings=occupied, devices=("unknown",) * running.width
+        )
     return result
-
-
-def _actor_options(resource: str, count: int) -> dict[str, Any]:
-    shared = {"max_concurrency": 4, "max_restarts": 0, "max_task_retries": 0}
-    if resource == "CPU":
-        return {**shared, "num_cpus": count}
-    if resource == "GPU":
-        return {**shared, "num_cpus": 0, "num_gpus": count}
-    return {**shared, "num_cpus": 0, "resources": {resource: count}}
-
-
-def _connect(devices: Devices, address: str | None, local_devices: int | None) -> None:
-    options: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": "ERROR",
-        "namespace": "autotune",
-    }
-    if address is not None:
-        try:
-            ray.init(address=address, **options)
-        except (ConnectionError, RayError, ValueError) as exc:
-            raise EnvironmentProblem(f"no Ray cluster answers at {address!r}: {exc}") from exc
-        return
-    _quiet_environment()
-    options |= {"_node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES}
-    if local_devices is not None:
-        options |= _local_resources(devices.resource, local_devices)
-    elif devices.resource == "CPU":
-        # Ray counts the machine's cores; trials find those that this process may use.
-        options |= _local_resources("CPU", len(os.sched_getaffinity(0)))
-    ray.init(address="local", **options)
-    _wait_for_resource(devices.resource)
-
-
-def _quiet_environment() -> None:
-    """Ray reads these when a local node starts: no usage report, no agents that a handful of actors does not need."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    # Ray runs its workers, and so the engines, at niceness 15: whatever else the host does would spoil a measurement.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-
-
-def _local_resources(resource: str, count: int) -> dict[str, Any]:
-    if resource == "CPU":
-        return {"num_cpus": count}
-    if resource == "GPU":
-        return {"num_gpus": count}
-    return {"resources": {resource: count}}
-
-
-def _wait_for_resource(resource: str, timeout_s: float = 20.0) -> None:
-    """The head node's own resources appear in the cluster's books a moment after `ray.init` returns."""
-    deadline, pause = time.monotonic() + timeout_s, threading.Event()
-    while not ray.cluster_resources().get(resource) and time.monotonic() < deadline:
-        pause.wait(0.1)

@@ -1,0 +1,1 @@
+"""A simulated vLLM: the real interface and the real scheduling over a model of the device, without the device."""

@@ -1,0 +1,40 @@
+"""How a start that fails is told: the engine's last words and its exit code."""
+
+from collections.abc import Sequence
+
+
+class Refused(Exception):
+    """The engine does not start. `lines` is what it logs, in order, each without the prefix of its process."""
+
+    def __init__(self, lines: Sequence[str], *, exit_code: int = 1, process: str = "") -> None:
+        super().__init__(lines[-1])
+        self.lines = tuple(lines)
+        self.exit_code = exit_code
+        self.process = process  # "", "EngineCore" or "Worker": whose log the words are in
+
+
+def by_parser(problem: str) -> Refused:
+    """What argparse says of a command line; exit code 2."""
+    return Refused(["usage: vllm [-h] [-v]", f"vllm: error: {problem}"], exit_code=2)
+
+
+def by_config(config: str, problem: str) -> Refused:
+    """What pydantic says of a configuration that vLLM validates before it starts the engine."""
+    return Refused(
+        [
+            "Traceback (most recent call last):",
+            f"pydantic_core._pydantic_core.ValidationError: 1 validation error for {config}",
+            f"  Value error, {problem} [type=value_error, input_value=ArgsKwargs((), {{}}), input_type=ArgsKwargs]",
+            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+        ]
+    )
+
+
+def by_core(error: str) -> Refused:
+    """What the engine core says when it ends; `error` is `ValueError: …`, the wrappers come around it."""
+    return Refused(error.split("\n"), process="EngineCore")
+
+
+def by_worker(error: str) -> Refused:
+    """What a worker process says when it ends, such as an out-of-memory error of its device."""
+    return Refused(error.split("\n"), process="Worker")

@@ -1,0 +1,91 @@
+"""Evidence of failures that no engine's log tells: of the host, the devices, the supervisor and the tuner itself."""
+
+import errno
+import traceback
+from collections.abc import Sequence
+
+from autotune.engines.process import Busy
+from autotune.platforms import Device
+from autotune.results import Evidence, FailureClass
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HOST_EXHAUSTED = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+
+
+def cancelled() -> Evidence:
+    """Somebody asked for the end."""
+    return _evidence(FailureClass.CANCELLED, "The job was cancelled.", "")
+
+
+def environment_broken(problem: Exception) -> Evidence:
+    """The machine cannot run any trial."""
+    return _evidence(FailureClass.ENVIRONMENT, str(problem), "Mend it, then run the job again.")
+
+
+def supervisor_lost() -> Evidence:
+    """The process that owned the engine was killed, and perhaps the engine with it."""
+    return _evidence(
+        FailureClass.NODE,
+        "The supervisor of the engine was lost: something killed it from outside.",
+        "Look for `Out of memory: Killed process` in `dmesg`, and for who else ends processes on this node; "
+        "its engine was ended, and the trial is tried once more.",
+    )
+
+
+def devices_taken(busy: Busy, waited_s: float) -> Evidence:
+    """The locks of the devices could not be had."""
+    held = f" Process {busy.holder_pid} holds it." if busy.holder_pid else ""
+    cause = f"A device stayed in use by another engine for {waited_s:g} s.{held}"
+    return _evidence(FailureClass.BUSY, cause, "Wait for the other engine to end, or stop it.")
+
+
+def devices_in_use(devices: Sequence[Device]) -> Evidence:
+    """Somebody else's process is on the devices: the engine would seem to run out of memory."""
+    pids = ", ".join(str(process.pid) for device in devices for process in device.processes) or "no process shown"
+    cause = f"Device {', '.join(device.id for device in devices)} is in use by somebody else ({pids})."
+    return _evidence(FailureClass.BUSY, cause, "Stop what runs there, or take it out of Ray.")
+
+
+def devices_unwell(devices: Sequence[Device]) -> Evidence:
+    """The devices' tool reports an alarm."""
+    shown = ", ".join(f"{device.id} ({device.health})" for device in devices)
+    return _evidence(FailureClass.HARDWARE, f"Device {shown} is not well.", "Take it out of service and look at it.")
+
+
+def too_large(reason: str) -> Evidence:
+    """The model surely does not fit, whatever else is set."""
+    advice = "Spread the model over more devices, shorten max_model_len, or use quantised weights."
+    return _evidence(FailureClass.OOM, f"The model surely cannot fit: {reason}.", advice)
+
+
+def hung(evidence: Evidence, seen: str) -> Evidence:
+    """An engine was given up on, and its log (in `evidence`) names no known cause."""
+    return evidence.model_copy(
+        update={
+            "failure": FailureClass.HANG,
+            "cause": f"The engine hangs: {seen}.",
+            "advice": "Read the end of the log; a configuration that hangs twice is treated as one that cannot run.",
+        }
+    )
+
+
+def of_os_error(problem: OSError) -> Evidence:
+    """The host refused something: a full disk and exhausted limits pass, anything else is our defect."""
+    if problem.errno in _DISK_FULL:
+        advice = "Free space where the artifacts are kept."
+        return _evidence(FailureClass.SHARED_MEMORY, f"The disk is full: {problem}", advice)
+    if problem.errno in _HOST_EXHAUSTED:
+        advice = "Look at what else runs on this node, and at its limits (`ulimit -a`)."
+        return _evidence(FailureClass.NODE, f"The node has run out of memory, processes or files: {problem}", advice)
+    return defect(problem)
+
+
+def defect(problem: Exception) -> Evidence:
+    """The tuner itself failed; to be called where the exception is handled."""
+    cause = f"The tuner itself failed: {type(problem).__name__}: {problem}"
+    evidence = _evidence(FailureClass.DEFECT, cause, "Please report this traceback.")
+    return evidence.model_copy(update={"log_tail": traceback.format_exc()})
+
+
+def _evidence(failure: FailureClass, cause: str, advice: str) -> Evidence:
+    return Evidence(failure=failure, signature=None, cause=cause, advice=advice)

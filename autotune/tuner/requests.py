@@ -1,0 +1,36 @@
+"""What a trial's actor is asked to do, from the job and the row."""
+
+from autotune.results import Trial
+from autotune.trial import TrialRequest
+from autotune.tuner.context import JobContext
+
+
+def search_request(context: JobContext, trial: Trial) -> TrialRequest:
+    """Launch a configuration and climb every level with the one trace that all search trials get."""
+    return _request(context, trial, levels=tuple(range(len(context.workload.levels))), seeds=())
+
+
+def confirmation_request(context: JobContext, trial: Trial, level: int) -> TrialRequest:
+    """Launch a configuration and measure one level with fresh seeds, the same for every candidate."""
+    spec = context.spec
+    seeds = tuple(spec.seed + run + 1 for run in range(spec.budget.confirm_runs))
+    return _request(context, trial, levels=(level,), seeds=seeds)
+
+
+def _request(context: JobContext, trial: Trial, *, levels: tuple[int, ...], seeds: tuple[int, ...]) -> TrialRequest:
+    return TrialRequest(
+        job=context.job.id,
+        number=trial.number,
+        config=trial.config,
+        profile=context.profile,
+        resource=context.spec.devices.resource,
+        model=context.model,
+        engine_version=context.engine.version,
+        workload=context.workload,
+        sla=context.spec.sla,
+        levels=levels,
+        search_seed=context.spec.seed,
+        confirm_seeds=seeds,
+        folder=context.folder,
+        attempt=trial.attempts,
+    )
