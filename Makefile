@@ -19,10 +19,10 @@ demo: $(TUNER_READY) $(if $(SIMULATED),,$(ENGINE_READY))  ## A real tuning job o
 	AUTOTUNE_HOME=$(CURDIR)/.demo $(BIN)/autotune run autotune/demo/job.yaml --set devices.resource=$(DEVICES) $(if $(filter-out CPU,$(DEVICES)),--set devices.max_per_trial=1) $(if $(SIMULATED),--set engine=$(SIMULATED) --set devices.max_per_trial=1) --best best.yaml --page pareto.html
 
 test: check $(ENGINE_READY)  ## Everything, the real engine, Ray and the browser included
-	AUTOTUNE_REQUIRE_ENGINE=1 $(BIN)/python -m pytest -m "live or ray or browser"
+	AUTOTUNE_REQUIRE_ENGINE=1 $(BIN)/python -m pytest -m "live or ray or browser or process"
 
 check: lint  ## Lint, types, import rules and the fast tests: no engine, under three minutes
-	$(BIN)/python -m pytest -m "not live and not ray and not browser"
+	$(BIN)/python -m pytest -m "not live and not ray and not browser and not process"
 
 lint: $(TUNER_READY)
 	$(BIN)/ruff format --check .

@@ -47,13 +47,31 @@ class EngineStalled(AutotuneError):
     """For some time no request got a token or an end, though there were requests that waited for one."""
 
 
+@dataclass(slots=True)
+class Pulse:
+    """How long an engine that owes answers has been silent, and may be; kept from its first level to its last.
+
+    Before its first token an engine may compile, or read a huge prompt: then both limits must have passed.
+    """
+
+    stall_timeout_s: float = math.inf
+    first_token_timeout_s: float = 0.0
+    has_spoken: bool = False  # some request got a token
+    quiet_s: float = 0.0
+
+    @property
+    def limit_s(self) -> float:
+        """How long it may be silent now."""
+        return self.stall_timeout_s if self.has_spoken else max(self.stall_timeout_s, self.first_token_timeout_s)
+
+
 def measure(
     plan: LevelPlan,
     endpoint: Endpoint,
     *,
     cancelled: Cancelled,
     progress: Progress = lambda _done, _total: None,
-    stall_timeout_s: float = math.inf,
+    pulse: Pulse | None = None,
 ) -> list[RequestRecord]:
     """Run a level in the calling thread; see `run_level`.
 
@@ -61,9 +79,7 @@ def measure(
     """
     _allow_connections(plan.max_concurrency or len(plan.requests))
     with _frozen_garbage():
-        return asyncio.run(
-            run_level(plan, endpoint, cancelled=cancelled, progress=progress, stall_timeout_s=stall_timeout_s)
-        )
+        return asyncio.run(run_level(plan, endpoint, cancelled=cancelled, progress=progress, pulse=pulse))
 
 
 async def run_level(
@@ -72,7 +88,7 @@ async def run_level(
     *,
     cancelled: Cancelled,
     progress: Progress,
-    stall_timeout_s: float = math.inf,
+    pulse: Pulse | None = None,
 ) -> list[RequestRecord]:
     """Send every request of the plan and return one record each, in the plan's order.
 
@@ -81,17 +97,19 @@ async def run_level(
     with an `error`. When `cancelled` turns true the level stops within half a second and only the requests that had
     finished are returned.
 
-    Raises EngineStalled when the engine owes answers and gives no sign of life for `stall_timeout_s`. Requests that
-    wait for their first token behind others that get theirs are no stall.
+    Raises EngineStalled when the engine owes answers and gives no sign of life for as long as its `pulse` allows,
+    which counts on from the level before; None allows any silence. Requests that wait for their first token behind
+    others that get theirs are no stall.
     """
+    pulse = pulse or Pulse()
     bodies = [_body(request, endpoint.model) for request in plan.requests]
     async with _session(endpoint) as session:
         level = _Level(plan, bodies, session, progress)
         async with asyncio.TaskGroup() as group:
-            stalled = await _watch(group.create_task(level.run()), level, cancelled, stall_timeout_s)
+            stalled = await _watch(group.create_task(level.run()), level, cancelled, pulse)
     if stalled:
         raise EngineStalled(
-            f"no request got a token for {stall_timeout_s:g} s, with {len(level.records)} of {len(plan.requests)} "
+            f"no request got a token for {pulse.limit_s:g} s, with {len(level.records)} of {len(plan.requests)} "
             f"requests finished at {plan.load}"
         )
     return sorted(level.records, key=lambda record: record.index)
@@ -110,6 +128,7 @@ class _Level:
         self._progress = progress
         self._start_s = 0.0
         self._open: set[_Stream] = set()  # of the requests that wait for the engine
+        self._gave_tokens = False  # to a request that is no longer open
         self._heard_s = 0.0  # when a request that is no longer open had its last sign of life
 
     @property
@@ -121,6 +140,11 @@ class _Level:
     def heard_s(self) -> float:
         """When the engine last gave a sign of life: a token, or the end of an answer."""
         return max([self._heard_s, *(stream.token_times_s[-1] for stream in self._open if stream.token_times_s)])
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether any request got a token."""
+        return self._gave_tokens or any(stream.token_times_s for stream in self._open)
 
     async def run(self) -> None:
         """Send everything and wait for the last answer."""
@@ -148,6 +172,7 @@ class _Level:
         self._open.add(stream)
         error = await self._exchange(self._bodies[position], stream) or stream.problem(request.max_tokens)
         self._open.discard(stream)
+        self._gave_tokens = self._gave_tokens or bool(stream.token_times_s)
         self.records.append(
             RequestRecord(
                 index=request.index,
@@ -243,24 +268,25 @@ class _Stream:
             self.output_tokens = int(usage.get("completion_tokens") or 0)
 
 
-async def _watch(sending: asyncio.Task[None], level: _Level, cancelled: Cancelled, stall_timeout_s: float) -> bool:
+async def _watch(sending: asyncio.Task[None], level: _Level, cancelled: Cancelled, pulse: Pulse) -> bool:
     """Wait for the level and hear a cancel; whether it was ended because the engine gave no sign of life.
 
     Notices too when this process itself gets no CPU or waits for its disk.
     """
-    worst_pause_s = quiet_s = heard_s = 0.0
+    worst_pause_s = heard_s = 0.0
     stalled = False
     while not sending.done():
-        stalled = stalled or quiet_s >= stall_timeout_s
+        stalled = stalled or pulse.quiet_s >= pulse.limit_s
         if cancelled() or stalled:
             sending.cancel()
         before_s = time.perf_counter()
         await asyncio.wait({sending}, timeout=CANCEL_POLL_S)
         worst_pause_s = max(worst_pause_s, time.perf_counter() - before_s - CANCEL_POLL_S)
+        pulse.has_spoken = pulse.has_spoken or level.has_tokens
         if level.heard_s != heard_s:
-            quiet_s, heard_s = 0.0, level.heard_s
+            pulse.quiet_s, heard_s = 0.0, level.heard_s
         elif level.waits:
-            quiet_s += CANCEL_POLL_S  # not the time that has passed: a pause of this process is not the engine's
+            pulse.quiet_s += CANCEL_POLL_S  # not the time that has passed: a pause of this process is not the engine's
     if worst_pause_s > PAUSE_S:
         # A closed loop has no schedule to be late for, so `client_lag_ms` cannot show this.
         log.warning("load_client_stalled", worst_stall_ms=round(worst_pause_s * 1e3))

@@ -204,7 +204,7 @@ Purpose = Literal["baseline", "search", "confirmation"]
 class Trial(Record):
     """One row of a job: a configuration, why it was launched, and what came of it."""
 
-    number: int  # from 0 within the job; 0 is the baseline
+    number: int  # from 0 within the job; 0 is the baseline, which an interruption may give another number
     purpose: Purpose
     origin: str  # "baseline", "recipe:NAME", "sobol", "gp", …; for a confirmation "trial N"
     knobs: dict[str, Any]  # parameter -> real value
@@ -212,6 +212,7 @@ class Trial(Record):
     result: TrialResult | None = None  # None while running
     confirms: int | None = None  # number of the search trial that is measured again
     attempts: int = 1  # launches so far: a failure that is not the configuration's fault, or a killed tuner, adds one
+    failures: int = 0  # those of them that failed for what may not be the configuration's fault
     earlier_device_s: float = 0.0  # device-seconds of the launches before the last one
     started_at: datetime
     finished_at: datetime | None = None
@@ -280,6 +281,9 @@ class JobStatus(enum.StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+ENDED = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
 class Job(Record):

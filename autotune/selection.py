@@ -114,19 +114,34 @@ def candidates(trials: Sequence[Trial], count: int) -> tuple[Trial, ...]:
     return tuple(trial for trial, _ in [*feasible, *close])[:count]
 
 
-def recommend(trials: Sequence[Trial], confirmations: Sequence[Confirmation], sla: Sla) -> Recommendation:
+def recommend(
+    trials: Sequence[Trial], confirmations: Sequence[Confirmation], sla: Sla, *, broken: Collection[int] = ()
+) -> Recommendation:
     """The configuration to run, with its reason in one sentence.
 
     With re-runs, those that hold the SLA are ranked by their mean throughput per device, the baseline among them;
-    without, the best observed operating point is named as unconfirmed. Otherwise the closest trial is named.
+    without, the best observed operating point is named as unconfirmed. Otherwise the closest trial is named. `broken`
+    are the trials whose configuration did not start again: nobody wants one of those.
     """
     if confirmations:
         return _from_reruns(trials, confirmations, sla)
     observed = [(trial, point) for trial in _searched(trials) if (point := _operating_point(trial)) is not None]
+    unbroken = [pair for pair in observed if pair[0].number not in broken]
     if not observed:
         return _nothing_feasible(trials, sla)
-    trial, point = min(observed, key=lambda pair: (-pair[1].output_throughput_per_device, pair[0].number))
+    if not unbroken:
+        return _nothing_starts_again(sorted(broken))
+    trial, point = min(unbroken, key=lambda pair: (-pair[1].output_throughput_per_device, pair[0].number))
     return _from_observation(trials, trial, point, sla)
+
+
+def _nothing_starts_again(broken: Sequence[int]) -> Recommendation:
+    numbers = ", ".join(map(str, broken))
+    reason = (
+        f"what met the SLA did not start again when it was to be confirmed (trials {numbers}): the machine is not what "
+        "it was during the search, see why the re-runs failed in `autotune trials`"
+    )
+    return Recommendation(trial=None, level=None, reason=reason)
 
 
 # The points of a trial

@@ -37,6 +37,9 @@ class EngineProfile(Record):
     environment: dict[str, str] = {}
     arguments: dict[str, Any] = Field(default={}, description="Engine arguments of every launch: {seed: 0}.")
     start_timeout_s: PositiveFloat = 900
+    stall_timeout_s: PositiveFloat = Field(
+        default=120, description="An engine that owes answers and gives no token for so long hangs."
+    )
     model_roots: tuple[Path, ...] = Field(default=(), description="Folders models may lie in; empty: any.")
 
 

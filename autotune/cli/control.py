@@ -3,11 +3,13 @@
 import time
 
 from autotune.cli.console import console as open_console
+from autotune.cli.evidence import print_evidence
+from autotune.cli.exports import trial_of
 from autotune.cli.outcome import DONE, INTERRUPTED, TRIAL_FAILED
 from autotune.cli.progress import progress_bar, trial_line
 from autotune.cli.work import open_fleet, open_study
-from autotune.errors import NotFound
-from autotune.results import Job, JobStatus, Measured, Trial
+from autotune.errors import EnvironmentProblem
+from autotune.results import ENDED, JobStatus, Measured
 from autotune.settings import load_settings
 from autotune.store import Store
 from autotune.tuner.context import restore
@@ -27,24 +29,26 @@ def cancel_job(key: str) -> None:
         job = store.job(key)
         store.request_cancel(job.id)
         holder = runner(store, job.id)
-        if holder is None:
+        if holder is not None:
+            console.print(f"asked {holder} to stop", highlight=False)
+            _wait_for_end(store, job.id)
+        ended = store.job(job.id)
+        if ended.status not in ENDED and runner(store, job.id) is None:
             with leased(store, job.id) as lease:
                 close_job(job, Books(store, lease, open_study(job, settings)))
-        else:
-            console.print(f"asked {holder} to stop", highlight=False)
-        ended = _wait_for_end(store, job.id)
-    if ended.status in (JobStatus.QUEUED, JobStatus.RUNNING):
-        console.print(f"{job.id} has not stopped yet; see: autotune jobs", highlight=False)
-    else:
-        console.print(f"{job.id} is {ended.status}; to go on: autotune resume {job.id}", highlight=False)
+            ended = store.job(job.id)
+    if ended.status not in ENDED:
+        raise EnvironmentProblem(f"{job.id} has not stopped yet, {holder} is still at it; look again: autotune jobs")
+    onward = "" if ended.status is JobStatus.SUCCEEDED else f"; to go on: autotune resume {job.id}"
+    console.print(f"{job.id} is {ended.status}{onward}", highlight=False)
 
 
-def _wait_for_end(store: Store, job_id: str) -> Job:
+def _wait_for_end(store: Store, job_id: str) -> None:
+    """Until the job has ended, nobody runs it any more, or the time for stopping engines is over."""
     deadline = time.monotonic() + STOP_S + _MARGIN_S
-    while True:
-        job = store.job(job_id)
-        if job.status not in (JobStatus.QUEUED, JobStatus.RUNNING) or time.monotonic() >= deadline:
-            return job
+    while time.monotonic() < deadline:
+        if store.job(job_id).status in ENDED or runner(store, job_id) is None:
+            return
         time.sleep(_POLL_S)
 
 
@@ -53,9 +57,10 @@ def rerun_trial(key: str, number: int, *, debug: bool) -> int:
     console, settings = open_console(), load_settings()
     with Store.open(settings.database) as store:
         job = store.job(key)
-        trial = _trial(job, store.trials(job.id), number)
+        trials = store.trials(job.id)
+        trial = trial_of(job, trials, number)
     context = restore(job, settings)
-    request = rerun_request(context, trial, debug=debug)
+    request = rerun_request(context, trial, trials, debug=debug)
     console.print(f"launching trial {number} of {job.id} again; its files: {request.artifacts}", markup=False)
     try:
         with open_fleet(context, settings) as fleet, progress_bar(console) as observe:
@@ -65,15 +70,5 @@ def rerun_trial(key: str, number: int, *, debug: bool) -> int:
     console.print(trial_line(trial.model_copy(update={"result": result}), {}), highlight=False)
     if isinstance(result.outcome, Measured):
         return DONE
-    evidence = result.outcome.evidence
-    console.print(evidence.advice, markup=False, highlight=False)
-    console.print(f"    {evidence.line}\n    log: {evidence.log_path}", markup=False, highlight=False)
+    print_evidence(console, result.outcome.evidence)
     return TRIAL_FAILED
-
-
-def _trial(job: Job, trials: tuple[Trial, ...], number: int) -> Trial:
-    for trial in trials:
-        if trial.number == number:
-            return trial
-    known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has no trials yet"
-    raise NotFound(f"job {job.id!r} has no trial {number}; {known}")

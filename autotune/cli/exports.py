@@ -5,7 +5,7 @@ import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
-from autotune.errors import InputError
+from autotune.errors import InputError, NotFound
 from autotune.export import ExportSource
 from autotune.report.rows import baseline_point, baseline_trial
 from autotune.results import Confirmation, FrontPoint, Job, JobResult, LoadPoint, Measured, Trial
@@ -20,6 +20,15 @@ def result_of(job: Job) -> JobResult:
     if job.result is None:
         raise InputError(f"job {job.id!r} is {job.status} and has no result yet")
     return job.result
+
+
+def trial_of(job: Job, trials: tuple[Trial, ...], number: int) -> Trial:
+    """The job's trial of that number. Raises NotFound."""
+    for trial in trials:
+        if trial.number == number:
+            return trial
+    known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has no trials yet"
+    raise NotFound(f"job {job.id!r} has no trial {number}; {known}")
 
 
 def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource | None:

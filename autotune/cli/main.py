@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
+from autotune.cli.outcome import INTERRUPTED
 from autotune.errors import AutotuneError, InputError
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="autotune",
@@ -128,11 +127,15 @@ def jobs(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def trials(job: JobName, as_json: AsJson = False) -> None:
+def trials(
+    job: JobName,
+    trial: Annotated[int | None, typer.Argument(help="Only this one, with the end of its engine's log.", min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show a job's trials: what was launched, what it measured, why it failed."""
     from autotune.cli.results import show_trials
 
-    show_trials(job, as_json=as_json)
+    show_trials(job, trial, as_json=as_json)
 
 
 @app.command()

@@ -28,6 +28,8 @@ def progress_bar(console: Console) -> Iterator[Observer]:
         baseline: dict[str, Any] = {}
 
         def observe(event: Event) -> None:
+            if event.phase == "stopping":
+                console.print("stopping the engines; Ctrl-C (again) leaves without waiting for them")
             if event.finished is not None:
                 console.print(trial_line(event.finished, baseline), highlight=False)
                 if event.finished.purpose == "baseline":

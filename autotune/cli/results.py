@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.cli.console import console as open_console
-from autotune.cli.exports import result_of, source_of
+from autotune.cli.evidence import print_evidence
+from autotune.cli.exports import result_of, source_of, trial_of
 from autotune.cli.outcome import NOTHING_MEETS_SLA, check_writable, write
 from autotune.errors import EnvironmentProblem
 from autotune.export import export
@@ -40,10 +41,13 @@ def list_jobs(*, as_json: bool) -> None:
     open_console().print(table)
 
 
-def show_trials(key: str, *, as_json: bool) -> None:
-    """A job's trials."""
+def show_trials(key: str, number: int | None, *, as_json: bool) -> None:
+    """A job's trials, or one of them with the end of its engine's log."""
     with Store.open(load_settings().database) as store:
-        trials = store.trials(store.job(key).id)
+        job = store.job(key)
+        trials = store.trials(job.id)
+    if number is not None:
+        trials = (trial_of(job, trials, number),)
     if as_json:
         print(json.dumps([trial.model_dump(mode="json") for trial in trials], indent=2))
         return
@@ -52,8 +56,8 @@ def show_trials(key: str, *, as_json: bool) -> None:
     for trial in trials:
         if trial.result is not None and not isinstance(trial.result.outcome, Measured):
             evidence = trial.result.outcome.evidence
-            console.print(f"trial {trial.number}: {evidence.cause} {evidence.advice}", markup=False, highlight=False)
-            console.print(f"    {evidence.line}\n    log: {evidence.log_path}", markup=False, highlight=False)
+            console.print(f"trial {trial.number}: ", end="", highlight=False)
+            print_evidence(console, evidence, whole_tail=number is not None)
 
 
 def show_front(key: str, *, as_json: bool, page: Path | None) -> None:

@@ -69,6 +69,7 @@ def resume_here(key: str, outputs: Outputs) -> int:
 
 def _go_on(console: Console, job: Job, settings: Settings, store: Store, outputs: Outputs) -> int:
     if job.status is JobStatus.SUCCEEDED:
+        open_study(job, settings).sync([t for t in store.trials(job.id) if t.purpose != "confirmation"])
         raise InputError(f"job {job.id!r} has succeeded, nothing is left to do; see: autotune pareto {job.id}")
     holder = runner(store, job.id)
     if holder is not None:
@@ -91,7 +92,7 @@ def _go_on(console: Console, job: Job, settings: Settings, store: Store, outputs
 def _unfinished(store: Store, context: JobContext) -> Job | None:
     """The newest job of the same name and content that nobody runs and that has not succeeded."""
     for job in store.jobs():
-        if (job.name, job.spec, job.space, job.workload, job.model_path) == _content(context.job):
+        if _content(job) == _content(context.job):
             is_open = job.status is not JobStatus.SUCCEEDED and runner(store, job.id) is None
             return job if is_open else None
     return None
@@ -122,6 +123,8 @@ def _work(console: Console, context: JobContext, settings: Settings, store: Stor
         with progress_bar(console) as observe:
             job = _tune(context, settings, store, observe)
     except (JobCancelled, KeyboardInterrupt):
+        if context.job.id not in {job.id for job in store.jobs()}:
+            return INTERRUPTED  # before anything was launched
         console.print(
             f"cancelled; what was measured is kept: autotune pareto {context.job.id}\n"
             f"to go on: autotune resume {context.job.id}",
@@ -138,6 +141,8 @@ def _tune(context: JobContext, settings: Settings, store: Store, observe: Observ
         if context.job.status is JobStatus.QUEUED:
             store.create_job(context.job)
         with leased(store, context.job.id) as lease:
+            if context.job.status is not JobStatus.QUEUED:
+                store.reopen(lease)
             study = open_study(context.job, settings)
             study.describe(
                 note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload)

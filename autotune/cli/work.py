@@ -20,8 +20,7 @@ SIMULATED_DEVICES = 4  # of a local Ray with a simulated engine: enough for tens
 @contextmanager
 def open_fleet(context: JobContext, settings: Settings) -> Iterator[Fleet]:
     """The devices of the configured cluster, or of a local Ray. SIGTERM ends the command as Ctrl-C does."""
-    pretended = context.profile.platform == "simulated" and context.spec.devices.resource != "CPU"
-    local_devices = SIMULATED_DEVICES if pretended else None
+    local_devices = SIMULATED_DEVICES if context.profile.platform == "simulated" else None
     with Fleet(context.spec.devices, address=settings.ray_address, local_devices=local_devices) as fleet:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own, which aborts half-way
         yield fleet

@@ -15,7 +15,13 @@ def _never() -> bool:
     return False
 
 
-def wait_idle(command: Sequence[str] | None, timeout_s: float, given_up: Callable[[], bool] = _never) -> bool | None:
+def wait_idle(
+    command: Sequence[str] | None,
+    timeout_s: float,
+    given_up: Callable[[], bool] = _never,
+    *,
+    pause_s: float = _PAUSE_S,
+) -> bool | None:
     """Run the check until it exits 0; False in vain, None where the platform has none."""
     if not command:
         return None
@@ -23,7 +29,7 @@ def wait_idle(command: Sequence[str] | None, timeout_s: float, given_up: Callabl
     while not _succeeds(command, given_up):
         if given_up() or time.monotonic() >= deadline:
             return False
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
     return True
 
 

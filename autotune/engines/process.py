@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from autotune.engines import procfs
 from autotune.engines.idle_check import wait_idle
 from autotune.engines.locks import DeviceLocks
 from autotune.engines.supervisor import OWNER_VARIABLE
@@ -24,9 +25,14 @@ from autotune.errors import AutotuneError, EnvironmentProblem
 _POLL_S = 0.1  # how soon a cancel is heard while waiting for the supervisor
 _SWEEP_S = 2.0  # while waiting for devices: how often engines are looked for whose supervisor was lost
 _LAUNCH_TIMEOUT_S = 30.0
+_DEATH_S = 10.0  # from the end of the supervisor's pipe to its own
+_DEATH_POLL_S = 0.01
 _STOP_MARGIN_S = 90.0  # for killing what ignores SIGTERM, and one last idle check
 _CANCELLED_S = 3.5  # so long a cancelled trial waits for the end of its engine, the short grace included
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+HOST_EXHAUSTED = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+"""What the host runs out of for a while; anything else it refuses stays refused."""
 
 
 class SupervisorLost(AutotuneError):
@@ -118,9 +124,9 @@ class EngineProcess:
         self._stopped: Stopped | None = None
 
     def __enter__(self) -> Self:
-        # In a session of its own, so that neither Ctrl-C nor the end of the actor's group reaches it.
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "autotune.engines.supervisor"],
+            # -P: else a `select.py` in the folder the user works in would be the supervisor's `select`.
+            [sys.executable, "-P", "-m", "autotune.engines.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -128,6 +134,8 @@ class EngineProcess:
         )
         self._reader = threading.Thread(target=self._listen, name="engine-events", daemon=True)
         self._reader.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._events or self._silent, _LAUNCH_TIMEOUT_S)
         return self
 
     def __exit__(
@@ -138,7 +146,7 @@ class EngineProcess:
     def lock(self, request: LockRequest) -> Locked | Busy:
         """Take the devices, waiting as long as the request says or until cancelled; after Busy, just leave.
 
-        Raises EnvironmentProblem when the lock folder cannot be used.
+        Raises EnvironmentProblem when the lock folder cannot be used, OSError when the host has run out of something.
         """
         self._folder = request.folder
         self._send(
@@ -159,7 +167,8 @@ class EngineProcess:
     def launch(self, plan: LaunchPlan) -> Launched | None:
         """Start the engine; None once cancelled.
 
-        Raises EnvironmentProblem when its executable or folder cannot be used, OSError when the disk is full.
+        Raises EnvironmentProblem when its executable or folder cannot be used, OSError when the disk is full or the
+        host has run out of something.
         """
         self._plan = plan
         self._send(
@@ -178,7 +187,7 @@ class EngineProcess:
     @property
     def pid(self) -> int:
         """The supervisor's process id."""
-        return self._supervisor.pid
+        return int(self._last("born").get("pid", self._supervisor.pid))
 
     @property
     def exited(self) -> ExitStatus | None:
@@ -198,11 +207,12 @@ class EngineProcess:
         """End the engine and wait until its devices are idle and unlocked; asked again, the same answer.
 
         None when that takes too long, or once cancelled: then the supervisor goes on in the background and keeps the
-        devices locked meanwhile. `grace_s` overrules the plan's.
+        devices locked meanwhile. So it does when the devices are not idle within the plan's time-out (`idle` is False
+        then). `grace_s` overrules the plan's.
         """
         if self._stopped is None and not self._abandoned:
             self._order_stop(grace_s)
-            self._abandoned = not self._supervisor_ends()
+            self._abandoned = not self._supervisor_is_done()
             if not self._abandoned:
                 self._stopped = self._report() or self._replace_supervisor()
         return self._stopped
@@ -214,18 +224,23 @@ class EngineProcess:
         with contextlib.suppress(SupervisorLost):  # `_replace_supervisor` does its work
             self._send(op="stop", grace_s=grace_s)
 
-    def _supervisor_ends(self) -> bool:
+    def _supervisor_is_done(self) -> bool:
         """Wait for it, as long as its plan may take; once cancelled, close the pipe, which makes it hurry."""
         plan = self._plan
         deadline = time.monotonic() + _STOP_MARGIN_S + (plan.grace_s + plan.idle_timeout_s if plan else 0.0)
         assert self._supervisor.stdin is not None
-        while self._reader.is_alive() and time.monotonic() < deadline:
+        while not self._is_done and time.monotonic() < deadline:
             if self._cancelled() and not self._supervisor.stdin.closed:
                 deadline = time.monotonic() + _CANCELLED_S
                 self._close_pipe()
             self._reader.join(_POLL_S)
         self._close_pipe()
-        return not self._reader.is_alive()
+        return self._is_done
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether the supervisor has ended, or only watches over devices that do not become idle."""
+        return not self._reader.is_alive() or self._last("stopped").get("idle") is False
 
     def _close_pipe(self) -> None:
         assert self._supervisor.stdin is not None
@@ -280,10 +295,18 @@ class EngineProcess:
                 with self._changed:
                     self._events.append(json.loads(line))
                     self._changed.notify_all()
-        self._supervisor.wait()
+        self._supervisor.wait()  # its first process, which ended when the supervisor was born
+        self._wait_for_death()
         with self._changed:
             self._silent = True
             self._changed.notify_all()
+
+    def _wait_for_death(self) -> None:
+        """A dying process closes its pipe before it is dead, and nobody sweeps after one that is not."""
+        born = self._last("born")
+        deadline = time.monotonic() + _DEATH_S
+        while born and procfs.is_running(born["pid"], born["start_time"]) and time.monotonic() < deadline:
+            time.sleep(_DEATH_POLL_S)
 
     def _last(self, *names: str) -> dict[str, Any]:
         with self._changed:
@@ -310,7 +333,7 @@ class EngineProcess:
                 next_s = time.monotonic() + _SWEEP_S
             with self._changed:
                 silent = self._silent or (self._changed.wait(_POLL_S) and self._silent)  # then one last look
-        if found["event"] == "failed" and found["errno"] in _NO_SPACE:
+        if found["event"] == "failed" and found["errno"] in DISK_FULL + HOST_EXHAUSTED:
             raise OSError(found["errno"], found["reason"])
         if found["event"] == "failed":
             raise EnvironmentProblem(f"the engine could not be started: {found['reason']}")

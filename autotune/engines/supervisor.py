@@ -2,6 +2,8 @@
 
 It reads JSON lines from stdin, the pipe from the actor, and writes JSON lines to stdout:
 
+    at its start
+        -> {"event": "born", "pid": …, "start_time": …}
     {"op": "lock", "folder": …, "candidates": ["0", "1"], "count": 1, "wait_s": …}
         -> {"event": "waiting", "holder_pid": …} when it must, then {"event": "locked", "devices": […]}
            or {"event": "busy", "holder_pid": …}
@@ -11,12 +13,14 @@ It reads JSON lines from stdin, the pipe from the actor, and writes JSON lines t
            "{port}" in argv and env becomes the port that is held for the engine
         -> {"event": "exited", "code": …, "signal": …} at once when the engine ends by itself
     {"op": "stop", "grace_s": … or null}, or the end of stdin, or SIGTERM
-        -> {"event": "stopped", "code": …, "signal": …, "killed": …, "left": […], "idle": …}
+        -> {"event": "stopped", "code": …, "signal": …, "killed": …, "left": […], "idle": …}; it is the last event, and
+           with "idle": false this process goes on holding the locks until the devices are idle
 
 The end of stdin is the truth about the actor: it comes whatever ended it, kill -9 included. Then the engine gets
 SIGTERM and some seconds, every descendant SIGKILL by pid (also those in sessions of their own: this process is their
-subreaper), the devices time to become idle, and only then are the device locks released. An actor that stops waiting
-closes its end: from then on nobody needs what the engine might still save, and its grace is short.
+subreaper), the devices time to become idle, and only then are the device locks released. Devices that are not idle in
+that time stay locked for up to an hour more, so that who wants them waits instead of meeting them busy. An actor that
+stops waiting closes its end: from then on nobody needs what the engine might still save, and its grace is short.
 """
 
 import contextlib
@@ -31,6 +35,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -49,6 +54,10 @@ _ABANDONED_GRACE_S = 2.0  # between SIGTERM and SIGKILL once the actor has close
 _WATCH_S = 2.0  # an upper bound only: signals and commands wake the loop at once
 _KILL_POLL_S = 0.02
 _KILL_TIMEOUT_S = 60.0  # a process stuck in a driver call cannot be killed; it keeps its device locked
+_KEPT_S = 3600.0  # so long devices stay locked that do not become idle
+_KEPT_PAUSE_S = 5.0
+
+_NOTHING_STOPPED: dict[str, Any] = {"code": None, "signal": None, "killed": 0, "left": [], "idle": None}
 
 
 class Inbox:
@@ -166,16 +175,31 @@ class Engine:
         deadline = time.monotonic() + _KILL_TIMEOUT_S
         while True:
             self.reap()
-            alive = {process.pid for process in procfs.descendants(os.getpid())}
+            alive = [process.pid for process in procfs.descendants(os.getpid())]
             if not alive or time.monotonic() >= deadline:
                 break
-            for pid in alive:
+            for pid in alive:  # parents first: who sees its child killed says so in the log, as of an accident
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            told |= alive
+            told |= set(alive)
             time.sleep(_KILL_POLL_S)
         self.killed += len(told)
         return sorted(alive)
+
+
+def detached() -> int:
+    """Be nobody's child, say who we are, and do the work.
+
+    A Ray worker that ends kills its children, by SIGKILL and without waiting (KillChildProcs in Ray's core_worker): as
+    its child the supervisor would die with the actor, and the engine live on.
+    """
+    if os.fork() > 0:
+        return 0
+    os.setsid()  # neither Ctrl-C nor the end of the actor's group reaches it
+    own = procfs.stat(os.getpid())
+    assert own is not None
+    _emit("born", pid=own.pid, start_time=own.start_time)
+    return main()
 
 
 def main() -> int:
@@ -183,18 +207,35 @@ def main() -> int:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     inbox = Inbox()
     request = inbox.take("lock")
-    stopped: dict[str, Any] = {"code": None, "signal": None, "killed": 0, "left": [], "idle": None}
-    if request is not None:
-        try:
-            locks = DeviceLocks(Path(request["folder"]))
-            if _lock(request, locks, inbox):
-                stopped |= _own(locks, inbox)
-            locks.close()
-        except (OSError, ValueError) as problem:
-            code = problem.errno if isinstance(problem, OSError) else errno.EINVAL
-            _emit("failed", reason=str(problem), errno=code)
-    _emit("stopped", **stopped)
+    try:
+        if request is not None:
+            _serve(request, inbox)
+            return 0
+    except (OSError, ValueError) as problem:
+        code = problem.errno if isinstance(problem, OSError) else errno.EINVAL
+        _emit("failed", reason=str(problem), errno=code)
+    _emit("stopped", **_NOTHING_STOPPED)
     return 0
+
+
+def _serve(request: dict[str, Any], inbox: Inbox) -> None:
+    """From the lock to its release. What was stopped is told last of all, unless the devices do not become idle."""
+    locks = DeviceLocks(Path(request["folder"]))
+    order = inbox.take("launch") if _lock(request, locks, inbox) else None
+    stopped = _NOTHING_STOPPED if order is None else _own(order, locks, inbox)
+    if order is not None and stopped["idle"] is False:
+        _emit("stopped", **stopped)
+        _keep_until_idle(order["idle_command"])
+        locks.close()
+        return
+    locks.close()
+    _emit("stopped", **stopped)
+
+
+def _keep_until_idle(idle_command: Sequence[str]) -> None:
+    """Nobody listens any more: a person may end this with SIGTERM, and with it the locks."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    wait_idle(idle_command, _KEPT_S, pause_s=_KEPT_PAUSE_S)
 
 
 def _lock(request: dict[str, Any], locks: DeviceLocks, inbox: Inbox) -> bool:
@@ -215,10 +256,7 @@ def _lock(request: dict[str, Any], locks: DeviceLocks, inbox: Inbox) -> bool:
     return False
 
 
-def _own(locks: DeviceLocks, inbox: Inbox) -> dict[str, Any]:
-    order = inbox.take("launch")
-    if order is None:
-        return {}
+def _own(order: dict[str, Any], locks: DeviceLocks, inbox: Inbox) -> dict[str, Any]:
     record = locks.folder / f"{os.getpid()}.json"
     entry = _identity()
     _write(record, entry)  # before the launch: the owner's mark alone is enough for a sweep
@@ -285,4 +323,4 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(detached())

@@ -15,6 +15,7 @@ from autotune.engines.supervisor import OWNER_VARIABLE
 
 _POLL_S = 0.05
 _TIMEOUT_S = 30.0
+_GIVEN_UP_S = 0.5  # the same for who has given up: what gets SIGKILL needs a moment to be gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ def _never() -> bool:
 def sweep(folder: Path, given_up: Callable[[], bool] = _never) -> tuple[int, ...]:
     """End every engine in `folder`, where the supervisors lock and record, that has no supervisor any more.
 
-    Returns the pids that were killed, by rising number. What cannot be killed keeps its record for the next sweep.
+    Returns the pids that were killed and are gone, by rising number. What cannot be killed keeps its record for the
+    next sweep. Once `given_up` says so every engine still gets its SIGKILL; only the wait for its end is short.
     A record that cannot be read says nothing but its supervisor's pid, and is removed when that is gone.
     """
     killed: set[int] = set()
@@ -71,17 +73,23 @@ def _remove_unreadable(path: Path) -> None:
 
 
 def _end(record: _Record, given_up: Callable[[], bool]) -> tuple[set[int], bool]:
-    deadline = time.monotonic() + _TIMEOUT_S
+    """The pids that are gone now, and whether that is all of them."""
+    started_s = time.monotonic()
     family = _family(record)
-    while alive := [process for process in family if procfs.is_running(process.pid, process.start_time)]:
-        if given_up() or time.monotonic() >= deadline:
-            break
+    while alive := _alive(family):
         for process in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
+        if time.monotonic() - started_s >= (_GIVEN_UP_S if given_up() else _TIMEOUT_S):
+            break
         time.sleep(_POLL_S)
         family |= _family(record)
-    return {process.pid for process in family}, not alive
+    left = _alive(family)
+    return {process.pid for process in family - left}, not left
+
+
+def _alive(family: set[procfs.ProcessStat]) -> set[procfs.ProcessStat]:
+    return {process for process in family if procfs.is_running(process.pid, process.start_time)}
 
 
 def _family(record: _Record) -> set[procfs.ProcessStat]:

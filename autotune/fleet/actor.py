@@ -17,10 +17,16 @@ class TrialActor:
 
     def run(self, request: TrialRequest, count: int) -> TrialResult:
         """Run one trial on the `count` devices Ray gave this actor."""
-        self._control = Control()
         # Ray counts CPUs but does not say which: there the trial takes free cores itself.
         assigned = ray.get_runtime_context().get_accelerator_ids().get(request.resource, [])
-        return run_trial(request, Grant(tuple(assigned), count), self._control)
+        try:
+            return run_trial(request, Grant(tuple(assigned), count), self._control)
+        finally:
+            self._control = Control()  # after the trial, not before it: a cancel may come earlier than the trial does
+
+    def node(self) -> str:
+        """Ray's id of the node it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def progress(self) -> Mapping[str, Any]:
         """The phase the trial is in, and how far it is."""

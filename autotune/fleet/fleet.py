@@ -20,6 +20,7 @@ from autotune.trial import TrialRequest
 log = get_logger()
 
 MOST_STARTS = 4  # of a trial whose actors are lost before they answer: Ray still gives away the devices of a lost node
+ANSWER_TIMEOUT_S = 10.0  # of an actor that has just finished a trial
 CANCEL_TIMEOUT_S = 60.0  # an actor that does not end its engine by then is ended itself; its supervisor ends the engine
 
 
@@ -39,7 +40,7 @@ class _Quarantined:
 
     actor: Any
     width: int
-    node: str
+    node: str  # Ray's id of it
 
 
 class Fleet:
@@ -50,6 +51,7 @@ class Fleet:
         self._running: dict[int, _Running] = {}
         self._heard: set[int] = set()  # running trials whose actor has answered
         self._resting: list[tuple[int, Any]] = []  # (width, actor) between two trials
+        self._stopping = False  # then a trial whose actor is lost is not given another one
         self._leaving: list[Any] = []  # actors that end once the next trial has found its devices elsewhere
         self._quarantined: list[_Quarantined] = []
         self._owns_ray = not ray.is_initialized()
@@ -60,9 +62,9 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cancel_all()
         deadline = time.monotonic() + CANCEL_TIMEOUT_S
         while self._running and time.monotonic() < deadline:
+            self.cancel_all()
             self.finished(timeout_s=0.5)
         self.kill_all()
         for quarantined in self._quarantined:
@@ -74,15 +76,18 @@ class Fleet:
     @property
     def devices_per_node(self) -> int:
         """Well devices of the largest node; a trial never spans nodes."""
-        unwell: Counter[str] = Counter()
-        for quarantined in self._quarantined:
-            unwell[quarantined.node] += quarantined.width
+        unwell = self._unwell()
         counts = [
-            node["Resources"].get(self._devices.resource, 0) - unwell[node["NodeManagerHostname"]]
+            node["Resources"].get(self._devices.resource, 0) - unwell[node["NodeID"]]
             for node in ray.nodes()
             if node["Alive"]
         ]
         return int(max(counts, default=0))
+
+    def _unwell(self) -> Counter[str]:
+        """Devices that were taken out of the pool, by node; those of a node that is gone went with it."""
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return Counter({node: sum(q.width for q in self._quarantined if q.node == node) for node in alive})
 
     def devices_for(self, wanted: int) -> int:
         """How many Ray devices a trial of width `wanted` takes: on CPU, where a device is a core, all that it may."""
@@ -99,7 +104,7 @@ class Fleet:
         """Raise EnvironmentProblem when no node could ever run a trial of that width; it would wait for ever."""
         needed, largest = max(1, wanted, self.devices_for(wanted)), self.devices_per_node
         if needed > largest:
-            unwell = sum(quarantined.width for quarantined in self._quarantined)
+            unwell = self._unwell().total()
             lost = f" (without {unwell} that were taken out because one of them is not well)" if unwell else ""
             raise EnvironmentProblem(
                 f"a trial needs {needed} {self._devices.resource} on one node, the largest node of the Ray cluster has "
@@ -115,7 +120,7 @@ class Fleet:
         """Whether a trial of that width could start now on some node."""
         needed = self.devices_for(wanted)
         # What was submitted but is not scheduled yet does not show in Ray's books: count our own.
-        mine = sum(running.width for running in self._running.values()) + sum(q.width for q in self._quarantined)
+        mine = sum(running.width for running in self._running.values()) + self._unwell().total()
         total = ray.cluster_resources().get(self._devices.resource, 0)
         return bool(needed > 0 and total - mine >= needed)
 
@@ -126,6 +131,7 @@ class Fleet:
 
     def start(self, request: TrialRequest) -> None:
         """Start a trial in an actor pinned to as many devices as its configuration needs."""
+        self._stopping = False
         self._start(request, starts=1)
 
     def _start(self, request: TrialRequest, starts: int) -> None:
@@ -162,7 +168,7 @@ class Fleet:
         done = []
         for ref in ready:
             running = self._running.pop(refs[ref])
-            result = _result_of(ref, running)
+            result = _result_of(ref, running, has_begun=running.request.number in self._heard)
             self._dismiss(running, result)
             if self._never_began(running, result):
                 log.info("trial_moved", trial=running.request.number, starts=running.starts)
@@ -179,6 +185,8 @@ class Fleet:
         """
         was_lost = isinstance(result.outcome, Interrupted) and result.outcome.evidence.failure is FailureClass.NODE
         never_heard = was_lost and not result.node and running.request.number not in self._heard
+        if self._stopping:
+            return False
         return never_heard and running.starts < MOST_STARTS and 0 < running.width <= self.devices_per_node
 
     def _dismiss(self, running: _Running, result: TrialResult) -> None:
@@ -190,16 +198,21 @@ class Fleet:
         """
         if isinstance(result.outcome, Interrupted):
             if result.outcome.evidence.failure is FailureClass.HARDWARE:
-                self._quarantined.append(_Quarantined(running.actor, running.width, result.node))
-                log.warning(
-                    "devices_quarantined", node=result.node, count=running.width, why=result.outcome.evidence.cause
-                )
+                self._quarantine(running, result.outcome.evidence)
             else:
                 self._leaving.append(running.actor)
         elif self._running.keys() - self.progress().keys():
             ray.kill(running.actor)
         else:
             self._resting.append((running.width, running.actor))
+
+    def _quarantine(self, running: _Running, why: Evidence) -> None:
+        try:
+            node = ray.get(running.actor.node.remote(), timeout=ANSWER_TIMEOUT_S)
+        except RayError:  # it is gone, and whoever has its devices next sees for himself
+            return
+        self._quarantined.append(_Quarantined(running.actor, running.width, node))
+        log.warning("devices_quarantined", node=node, count=running.width, why=why.cause)
 
     def _let_go(self) -> None:
         for actor in self._leaving:
@@ -221,9 +234,13 @@ class Fleet:
         return answers
 
     def cancel_all(self) -> None:
-        """Ask every running trial to stop."""
-        for running in self._running.values():
-            running.actor.cancel.remote()
+        """Ask every running trial to stop; one whose actor still waits for devices is given up."""
+        self._stopping = True
+        for number, running in self._running.items():
+            if number in self._heard:
+                running.actor.cancel.remote()
+            else:
+                ray.kill(running.actor)
 
     def kill_all(self) -> None:
         """End every actor at once. Their supervisors notice, end the engines and free the devices, without us."""
@@ -234,7 +251,7 @@ class Fleet:
         self._resting.clear()
 
 
-def _result_of(ref: Any, running: _Running) -> TrialResult:
+def _result_of(ref: Any, running: _Running, *, has_begun: bool) -> TrialResult:
     try:
         result: TrialResult = ray.get(ref)
     except RayError as exc:
@@ -246,9 +263,10 @@ def _result_of(ref: Any, running: _Running) -> TrialResult:
             advice="Look at the node's memory and at the Ray logs; the trial is tried once more.",
             line=str(exc).splitlines()[0] if str(exc) else type(exc).__name__,
         )
-        occupied = Timings(total_s=time.monotonic() - running.started_s)
+        total_s = time.monotonic() - running.started_s
+        timings = Timings(total_s=total_s, wait_s=0.0 if has_begun else total_s)  # an actor in line occupies nothing
         # Which devices it had, it told nobody; how many is enough to count what they cost.
         return TrialResult(
-            outcome=Interrupted(evidence=evidence), timings=occupied, devices=("unknown",) * running.width
+            outcome=Interrupted(evidence=evidence), timings=timings, devices=("unknown",) * running.width
         )
     return result

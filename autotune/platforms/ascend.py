@@ -32,7 +32,7 @@ def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
 
 def idle_command(devices: Sequence[str]) -> tuple[str, ...]:
     """Asks npu-smi; needed because the driver frees a dead process's memory seconds later (error EJ0001 else)."""
-    return (sys.executable, "-m", "autotune.platforms.idle", "ascend", *sorted_ids(devices))
+    return (sys.executable, "-P", "-m", "autotune.platforms.idle", "ascend", *sorted_ids(devices))
 
 
 def discover() -> tuple[Device, ...]:

@@ -25,7 +25,7 @@ def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
 
 def idle_command(devices: Sequence[str]) -> tuple[str, ...]:
     """Asks nvidia-smi."""
-    return (sys.executable, "-m", "autotune.platforms.idle", "cuda", *sorted_ids(devices))
+    return (sys.executable, "-P", "-m", "autotune.platforms.idle", "cuda", *sorted_ids(devices))
 
 
 def discover() -> tuple[Device, ...]:

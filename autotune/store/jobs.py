@@ -8,12 +8,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from autotune.errors import InputError, NotFound, StoreError
-from autotune.results import Job, JobResult, JobStatus
+from autotune.results import ENDED, Job, JobResult, JobStatus
 from autotune.store import rows
 from autotune.store.lease import Lease, held, let_go, locked
 from autotune.store.schema import JobRow
 
-_ENDED = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 _FIXED = {"id", "name", "spec", "space", "workload", "model_path", "folder", "created_at"}  # for a job's whole life
 _SHOWN_JOBS = 5  # names in a message
 
@@ -59,10 +58,21 @@ def by_id(session: Session, job_id: str) -> JobRow:
 def set_status(session: Session, lease: Lease, status: JobStatus, message: str) -> None:
     """Move a job on; one that runs again is open again."""
     row = held(session, lease)
-    if row.status in _ENDED and status not in _ENDED:
-        row.finished_at = None
-        row.cancel_requested = False
+    if row.status in ENDED and status not in ENDED:
+        _open(row)
     rows.set_status(row, status, message)
+
+
+def reopen(session: Session, lease: Lease) -> None:
+    """Let a job run again, also one whose runner was killed before it could obey a cancel."""
+    row = held(session, lease)
+    _open(row)
+    rows.set_status(row, JobStatus.RUNNING, "")
+
+
+def _open(row: JobRow) -> None:
+    row.finished_at = None
+    row.cancel_requested = False
 
 
 def finish(session: Session, lease: Lease, ending: Ending) -> None:
@@ -91,7 +101,7 @@ def _ended_so(row: JobRow, ending: Ending) -> bool:
 def request_cancel(session: Session, job_id: str) -> None:
     """Ask whoever runs the job to stop. Raises InputError when it has ended."""
     row = locked(session, job_id)
-    if row.status in _ENDED:
+    if row.status in ENDED:
         raise InputError(f"job {job_id!r} has ended already ({row.status}); there is nothing to cancel")
     row.cancel_requested = True
 

@@ -23,7 +23,7 @@ _PLAIN_JOB = (
     "created_at",
     "finished_at",
 )
-_NEW_TRIAL = {"number", "purpose", "origin", "knobs", "config", "confirms", "attempts", "earlier_device_s"}
+_NEW_TRIAL = {"number", "purpose", "origin", "knobs", "config", "confirms", "attempts", "failures", "earlier_device_s"}
 _PLAIN_TRIAL = (*_NEW_TRIAL, "started_at", "finished_at")
 _PLAIN_FRONT_POINT = ("trial", "level", "output_throughput_per_device", "p99_ttft_ms", "request_throughput")
 

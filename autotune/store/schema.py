@@ -149,6 +149,7 @@ class TrialRow(Tables):
     result: Mapped[dict[str, Any] | None]
     confirms: Mapped[int | None]
     attempts: Mapped[int] = mapped_column(server_default="1")
+    failures: Mapped[int] = mapped_column(server_default="0")
     earlier_device_s: Mapped[float] = mapped_column(server_default="0")
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]

@@ -124,6 +124,10 @@ class Store:
         """Move a job on. An ended job that runs again is open again: its end and its cancel request are forgotten."""
         self._write(jobs.set_status, lease, status, message)
 
+    def reopen(self, lease: Lease) -> None:
+        """Let a job run again: its end and whatever cancel was asked for before are forgotten."""
+        self._write(jobs.reopen, lease)
+
     def finish_job(
         self, lease: Lease, status: JobStatus, result: JobResult | None, *, finished_at: datetime, message: str = ""
     ) -> None:
@@ -144,13 +148,15 @@ class Store:
             raise ValueError(f"trial {trial.number} has a result already; a trial starts without one")
         self._write(trials.start, lease, trial)
 
-    def relaunch_trial(self, lease: Lease, number: int, *, attempts: int, earlier_device_s: float) -> Trial:
+    def relaunch_trial(
+        self, lease: Lease, number: int, *, attempts: int, earlier_device_s: float, failures: int = 0
+    ) -> Trial:
         """Record that a running trial is being launched once more, for the `attempts`-th time; its row.
 
         `earlier_device_s` is the device-seconds of all launches before this one. Raises NotFound for a trial that was
         never started, and StoreError for one that is finished or was launched another number of times.
         """
-        return self._write(trials.relaunch, lease, number, trials.Relaunch(attempts, earlier_device_s))
+        return self._write(trials.relaunch, lease, number, trials.Relaunch(attempts, failures, earlier_device_s))
 
     def finish_trial(self, lease: Lease, number: int, result: TrialResult, finished_at: datetime) -> None:
         """Record what a trial brought home, its load points included, all or nothing.

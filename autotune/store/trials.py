@@ -18,6 +18,7 @@ class Relaunch:
     """One more launch of a running trial."""
 
     attempts: int  # the launches with this one
+    failures: int  # those that failed for what may not be the configuration's fault
     earlier_device_s: float  # device-seconds of the launches before it
 
 
@@ -36,14 +37,14 @@ def relaunch(session: Session, lease: Lease, number: int, again: Relaunch) -> Tr
     row = _started(session, lease, number)
     if row.outcome is not None:
         raise StoreError(f"trial {number} of job {lease.job_id!r} is finished already; it is not launched again")
-    if (row.attempts, row.earlier_device_s) == (again.attempts, again.earlier_device_s):
+    if (row.attempts, row.failures, row.earlier_device_s) == (again.attempts, again.failures, again.earlier_device_s):
         return rows.trial_record(row)
     if row.attempts != again.attempts - 1:
         raise StoreError(
             f"trial {number} of job {lease.job_id!r} was launched {row.attempts} times, "
             f"so the next launch cannot be number {again.attempts}"
         )
-    row.attempts, row.earlier_device_s = again.attempts, again.earlier_device_s
+    row.attempts, row.failures, row.earlier_device_s = again.attempts, again.failures, again.earlier_device_s
     return rows.trial_record(row)
 
 

@@ -1,15 +1,11 @@
 """Evidence of failures that no engine's log tells: of the host, the devices, the supervisor and the tuner itself."""
 
-import errno
 import traceback
 from collections.abc import Sequence
 
-from autotune.engines.process import Busy
+from autotune.engines.process import DISK_FULL, HOST_EXHAUSTED, Busy
 from autotune.platforms import Device
 from autotune.results import Evidence, FailureClass
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_HOST_EXHAUSTED = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 def cancelled() -> Evidence:
@@ -39,10 +35,11 @@ def devices_taken(busy: Busy, waited_s: float) -> Evidence:
     return _evidence(FailureClass.BUSY, cause, "Wait for the other engine to end, or stop it.")
 
 
-def devices_in_use(devices: Sequence[Device]) -> Evidence:
+def devices_in_use(devices: Sequence[Device], waited_s: float) -> Evidence:
     """Somebody else's process is on the devices: the engine would seem to run out of memory."""
     pids = ", ".join(str(process.pid) for device in devices for process in device.processes) or "no process shown"
-    cause = f"Device {', '.join(device.id for device in devices)} is in use by somebody else ({pids})."
+    names = ", ".join(device.id for device in devices)
+    cause = f"Device {names} stayed in use by somebody else for {waited_s:g} s ({pids})."
     return _evidence(FailureClass.BUSY, cause, "Stop what runs there, or take it out of Ray.")
 
 
@@ -71,10 +68,10 @@ def hung(evidence: Evidence, seen: str) -> Evidence:
 
 def of_os_error(problem: OSError) -> Evidence:
     """The host refused something: a full disk and exhausted limits pass, anything else is our defect."""
-    if problem.errno in _DISK_FULL:
+    if problem.errno in DISK_FULL:
         advice = "Free space where the artifacts are kept."
         return _evidence(FailureClass.SHARED_MEMORY, f"The disk is full: {problem}", advice)
-    if problem.errno in _HOST_EXHAUSTED:
+    if problem.errno in HOST_EXHAUSTED:
         advice = "Look at what else runs on this node, and at its limits (`ulimit -a`)."
         return _evidence(FailureClass.NODE, f"The node has run out of memory, processes or files: {problem}", advice)
     return defect(problem)

@@ -28,7 +28,7 @@ class Site:
 
     send: Send  # sends a level's requests and returns a record of each that ended
     gone: Callable[[], bool]  # whether the engine has ended
-    counters: Callable[[], dict[str, float]]  # the engine's own counters now
+    counters: Callable[[], dict[str, float]]  # the engine's own counters now; may raise Cancelled
     keep_records: bool = True  # write every request down; a simulation can simply be run again
 
 
@@ -76,7 +76,7 @@ class _Ladder:
 
     def measure(self, level: int) -> LoadPoint:
         seed = self._request.search_seed
-        before = self._site.counters()
+        before = self._counters()
         plan, records = self._run(level, seed)
         point = self._point(level, plan, records, before)
         if point.feasible or clearly_violates(point, self._request.sla):
@@ -85,9 +85,15 @@ class _Ladder:
         return self._point(level, plan, joined(records, second), before)
 
     def measure_once(self, level: int, seed: int) -> LoadPoint:
-        before = self._site.counters()
+        before = self._counters()
         plan, records = self._run(level, seed)
         return self._point(level, plan, records, before)
+
+    def _counters(self) -> dict[str, float]:
+        """Before a level: nothing is lost when a cancel ends the ladder here."""
+        if self._control.cancelled():
+            raise LevelLost
+        return self._site.counters()
 
     def _run(self, level: int, seed: int) -> tuple[LevelPlan, list[RequestRecord]]:
         request = self._request

@@ -13,8 +13,6 @@ from autotune.settings import EngineProfile
 from autotune.spec import Sla
 from autotune.workload import Workload
 
-STALL_TIMEOUT_S = 60.0  # an engine that owes answers and gives no token for so long hangs
-
 Stage = Literal["queued", "waiting for devices", "starting the engine", "warming up", "loading", "stopping"]
 
 
@@ -39,7 +37,6 @@ class TrialRequest:
     failures: int = 0  # earlier launches that failed for what may not be the configuration's fault
     debug: bool = False  # the engine logs all it can
     label: str = ""  # tells a launch beside the job's own apart: rerun-1
-    stall_timeout_s: float = STALL_TIMEOUT_S
 
     @property
     def artifacts(self) -> Path:

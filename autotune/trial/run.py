@@ -4,19 +4,21 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from autotune.diagnosis import fatal_line, outcome_of, read_failure
 from autotune.engines import loopback, vllm
+from autotune.engines.idle_check import wait_idle
 from autotune.engines.loopback import Server
 from autotune.engines.process import Busy, EngineProcess, LaunchPlan, Locked, LockRequest, SupervisorLost
 from autotune.engines.readback import counters, fetch_metrics, overridden, read_back
 from autotune.engines.readiness import NotReady, StartWatch, wait_ready
 from autotune.engines.sweep import sweep
 from autotune.errors import EnvironmentProblem
-from autotune.loadgen import Endpoint, EngineStalled, measure
+from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure
 from autotune.measurement import operating_point
 from autotune.model_card import shortfall
 from autotune.platforms import PLATFORMS, Device, Platform
@@ -42,12 +44,16 @@ from autotune.workload import LevelPlan
 
 log = get_logger()
 
+Answer = TypeVar("Answer")
+
 LOCK_WAIT_S = 3600.0  # for another job's trial on the same devices; a cancel is heard meanwhile
 GRACE_S = 20.0  # between SIGTERM and SIGKILL
 LAST_WORDS_S = 2.0  # the same for an engine whose start has failed: it has nothing to save, and may not listen
-IDLE_TIMEOUT_S = 120.0
-HEALTH_TIMEOUT_S = 2.0
-DYING_S = 5.0  # from the first failed requests until an engine that dies has ended
+END_POLL_S = 0.1
+IDLE_TIMEOUT_S = 120.0  # the driver gives a dead engine's memory back seconds later
+HEALTH_TIMEOUT_S = 5.0
+HEALTH_PAUSE_S = 0.5
+DYING_S = 30.0  # from failed requests until an engine that dies has ended; one that has no CPU for seconds lives on
 CHANGES_SIZES = {"quantization", "kv_cache_dtype", "cpu_offload_gb", "load_format"}
 
 
@@ -113,7 +119,8 @@ class _Run:
 
     def _locked(self, engine: EngineProcess, platform: Platform, locked: Locked) -> TrialOutcome:
         self.devices = locked.devices
-        stranger = self._in_use(platform)
+        with self._timed("wait_s"):
+            stranger = self._in_use(platform)
         if stranger is not None:
             return stranger
         try:
@@ -140,10 +147,13 @@ class _Run:
         try:
             yield
         finally:
-            self.spent_s[phase] = time.monotonic() - start_s
+            self.spent_s[phase] = self.spent_s.get(phase, 0.0) + time.monotonic() - start_s
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        return unless_cancelled(question, self.control.cancelled)
 
     def _discover(self, platform: Platform) -> tuple[Device, ...]:
-        return unless_cancelled(platform.discover, self.control.cancelled)  # npu-smi may hang in a wedged driver
+        return self._ask(platform.discover)  # npu-smi may hang in a wedged driver
 
     def _unwell(self, granted: Sequence[Device]) -> TrialOutcome | None:
         unwell = [device for device in granted if not device.usable]
@@ -160,8 +170,17 @@ class _Run:
         return self.failed(failures.too_large(reason)) if reason is not None else None
 
     def _in_use(self, platform: Platform) -> TrialOutcome | None:
-        busy = [device for device in self._discover(platform) if device.id in self.devices and not device.idle]
-        return self.failed(failures.devices_in_use(busy)) if busy else None
+        """The devices are ours now, but an engine that was killed may still be leaving them."""
+        if not self._busy_devices(platform):
+            return None
+        wait_idle(platform.idle_command(self.devices), IDLE_TIMEOUT_S, self.control.cancelled)
+        busy = self._busy_devices(platform)
+        return self.failed(failures.devices_in_use(busy, IDLE_TIMEOUT_S)) if busy else None
+
+    def _busy_devices(self, platform: Platform) -> list[Device]:
+        if self.control.cancelled():
+            raise Cancelled
+        return [device for device in self._discover(platform) if device.id in self.devices and not device.idle]
 
     def _busy(self, busy: Busy) -> TrialOutcome:
         return self.failed(failures.cancelled() if busy.cancelled else failures.devices_taken(busy, LOCK_WAIT_S))
@@ -176,7 +195,7 @@ class _Run:
         site = Site(
             send=self._sender(engine, server),
             gone=lambda: engine.exited is not None,
-            counters=lambda: counters(fetch_metrics(server)),
+            counters=lambda: counters(self._ask(lambda: fetch_metrics(server))),
         )
         try:
             with self._timed("load_s"):
@@ -185,14 +204,14 @@ class _Run:
             return self._ended(engine)
         except EngineStalled as exc:
             return self._hung(engine, str(exc))
-        return self._measured(points, read_back(server, self._log_text()))
+        return self._measured(points, self._ask(lambda: read_back(server, self._log_text())))
 
     def _sender(self, engine: EngineProcess, server: Server) -> Send:
         endpoint = Endpoint(server.base_url, server.model, server.api_key)
+        pulse = Pulse(self.request.profile.stall_timeout_s, self.request.workload.request_timeout_s)
 
         def send(plan: LevelPlan, stopped: Stopped, report: Report) -> list[RequestRecord]:
-            limit_s = self.request.stall_timeout_s
-            records = measure(plan, endpoint, cancelled=stopped, progress=report, stall_timeout_s=limit_s)
+            records = measure(plan, endpoint, cancelled=stopped, progress=report, pulse=pulse)
             if any(record.error is not None for record in records):
                 self._settle(engine, server)
             return records
@@ -203,13 +222,19 @@ class _Run:
         """After failed requests: an engine that dies answers nobody, some time before its end is known."""
         deadline = time.monotonic() + DYING_S
         while engine.exited is None and not self.control.cancelled():
-            answer = loopback.request(server, "/health", timeout_s=HEALTH_TIMEOUT_S)
+            answer = self._ask(lambda: loopback.request(server, "/health", timeout_s=HEALTH_TIMEOUT_S))
             if answer.status == 200:
                 return
             if time.monotonic() >= deadline:
                 said = f"answers HTTP {answer.status}" if answer.status else f"does not answer ({answer.body})"
                 raise EngineStalled(f"requests failed, and /health {said} for {DYING_S:g} s after them")
-            time.sleep(0.1)
+            self._wait_for_end(engine, HEALTH_PAUSE_S)
+
+    def _wait_for_end(self, engine: EngineProcess, timeout_s: float) -> None:
+        """Give the engine so long to end by itself."""
+        deadline = time.monotonic() + timeout_s
+        while engine.exited is None and not self.control.cancelled() and time.monotonic() < deadline:
+            time.sleep(END_POLL_S)
 
     def _start(self, engine: EngineProcess, platform: Platform) -> Server:
         request, profile = self.request, self.request.profile
@@ -273,6 +298,7 @@ class _Run:
     def _not_ready(self, engine: EngineProcess, ready: NotReady) -> TrialOutcome:
         if ready.kind in ("timeout", "no_answer"):
             return self._hung(engine, ready.detail)
+        self._wait_for_end(engine, LAST_WORDS_S)  # of one that fails; its last words may come after the line that told
         return self._ended(engine)
 
     def _hung(self, engine: EngineProcess, seen: str) -> TrialOutcome:
@@ -288,12 +314,13 @@ class _Run:
         return self.failed(failures.supervisor_lost() if engine.lost else self._read_failure(engine))
 
     def _read_failure(self, engine: EngineProcess) -> Evidence:
-        """Read the log once the engine has ended: its last words may come after the line that told."""
-        own_end = engine.exited  # an end that we brought about says nothing about the cause
+        """Read the log as it is before we end the engine: what it says of our signals is no cause."""
+        own_end = engine.exited  # an end that we bring about says nothing about the cause either
+        log_text = self._log_text()
         if own_end is None:
             engine.stop(grace_s=LAST_WORDS_S)
         return read_failure(
-            self._log_text(),
+            log_text,
             exit_code=own_end.code if own_end else None,
             signal=own_end.signal if own_end else None,
             log_path=str(self.request.artifacts / ENGINE_LOG),

@@ -49,6 +49,11 @@ def was_cancelled(trial: Trial) -> bool:
     return isinstance(outcome, Interrupted) and outcome.evidence.failure is FailureClass.CANCELLED
 
 
+def was_interrupted(trial: Trial) -> bool:
+    """Whether the trial ended without a verdict about its configuration."""
+    return isinstance(trial.result and trial.result.outcome, Interrupted)
+
+
 def occupied_s(trials: Sequence[Trial]) -> float:
     """Device-seconds that all launches of these trials have occupied."""
     return sum(trial.earlier_device_s + (trial.result.device_s if trial.result else 0.0) for trial in trials)
@@ -67,9 +72,9 @@ def _failures_in_a_row(trials: Sequence[Trial]) -> int:
 def _without_gain(trials: Sequence[Trial]) -> int:
     best, since = 0.0, 0
     for trial in trials:
-        if trial.result is None or was_cancelled(trial):
+        outcome = trial.result.outcome if trial.result else None
+        if outcome is None or isinstance(outcome, Interrupted):  # nothing was learnt
             continue
-        outcome = trial.result.outcome
         point = outcome.operating_point if isinstance(outcome, Measured) else None
         throughput = point.output_throughput_per_device if point else 0.0
         since = 0 if throughput > best * (1 + GAIN) else since + 1

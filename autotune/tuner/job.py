@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from autotune.errors import AutotuneError, StoreError
-from autotune.results import Infeasible, Job, JobResult, JobStatus, LoadPoint, Measured, Trial
+from autotune.results import ENDED, Infeasible, Job, JobResult, JobStatus, LoadPoint, Measured, Trial
 from autotune.selection import pareto_front, recommend
 from autotune.spec import JobSpec
 from autotune.telemetry import get_logger
@@ -56,6 +56,8 @@ def run_job(context: JobContext, books: Books, fleet: Devices, observe: Observer
 
 def close_job(job: Job, books: Books) -> None:
     """End a job that nobody runs any more as cancelled, with what was measured."""
+    if books.store.job(job.id).status in ENDED:
+        return  # whoever ran it was faster
     ledger = Ledger(job, books)
     ledger.close_open_trials()
     _finish(JobSpec.model_validate(job.spec), ledger, books, JobStatus.CANCELLED, "cancelled")
@@ -67,17 +69,23 @@ def _finish(spec: JobSpec, ledger: Ledger, books: Books, status: JobStatus, stop
     missed = {(c.trial, c.runs[0].level) for c in confirmations if not c.holds}
     result = JobResult(
         stopped_by=stopped_by,
-        front=pareto_front(ledger.searched, demoted=frozenset(missed | _broken(ledger.trials))),
-        recommendation=recommend(ledger.searched, confirmations, spec.sla),
+        front=pareto_front(
+            ledger.searched, demoted=frozenset(missed | _points_of(ledger.trials, _broken(ledger.trials)))
+        ),
+        recommendation=recommend(ledger.searched, confirmations, spec.sla, broken=_broken(ledger.trials)),
         confirmations=confirmations,
     )
     books.store.finish_job(books.lease, status, result, finished_at=utc_now(), message=message)
 
 
-def _broken(trials: Sequence[Trial]) -> set[tuple[int, int]]:
-    """The load points (trial, level) whose re-run did not even launch."""
-    failed = {t.confirms for t in trials if t.confirms is not None and isinstance(_outcome(t), Infeasible)}
-    return {(trial.number, point.level) for trial in trials if trial.number in failed for point in _points(trial)}
+def _broken(trials: Sequence[Trial]) -> frozenset[int]:
+    """The trials whose re-run did not even launch."""
+    failed = (t.confirms for t in trials if isinstance(_outcome(t), Infeasible))
+    return frozenset(number for number in failed if number is not None)
+
+
+def _points_of(trials: Sequence[Trial], numbers: frozenset[int]) -> set[tuple[int, int]]:
+    return {(trial.number, point.level) for trial in trials if trial.number in numbers for point in _points(trial)}
 
 
 def _points(trial: Trial) -> tuple[LoadPoint, ...]:

@@ -23,6 +23,12 @@ def not_judged(failure: FailureClass, cause: str) -> TrialResult:
     return TrialResult(outcome=Interrupted(evidence=evidence))
 
 
+def cancelled_instead(outcome: Interrupted) -> Interrupted:
+    """An interruption of a job that is being stopped: it would have been tried again, so it was not judged."""
+    evidence = outcome.evidence.model_copy(update={"failure": FailureClass.CANCELLED})
+    return outcome.model_copy(update={"evidence": evidence})
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     """Where a job is written down: our database with the right to write to it, and the study people watch."""
@@ -56,11 +62,13 @@ class Ledger:
         self._store, self._lease, self._study = books.store, books.lease, books.study
         self._clock = clock
         self._started_s = clock()
+        self._search_ended_s: float | None = None
         self._worked_before_s = job.worked_s
-        self._read()
+        self.read()
         self._study_is_behind = True  # until it was compared with the rows once
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Take the rows as they are in the database."""
         self._trials = {trial.number: trial for trial in self._store.trials(self.job_id)}
 
     @property
@@ -80,8 +88,18 @@ class Ledger:
 
     @property
     def worked_s(self) -> float:
-        """Seconds that the job has been worked on, over all resumes."""
-        return self._worked_before_s + self._clock() - self._started_s
+        """Seconds that the job has been searched, over all resumes."""
+        until_s = self._clock() if self._search_ended_s is None else self._search_ended_s
+        return self._worked_before_s + until_s - self._started_s
+
+    def end_search(self) -> None:
+        """From now on the time counts for nothing: the confirmation has no budget."""
+        if self._search_ended_s is None:
+            self._search_ended_s = self._clock()
+
+    def is_open(self, number: int) -> bool:
+        """Whether the trial has no result yet."""
+        return self._trials[number].result is None
 
     def cancel_requested(self) -> bool:
         """Say that this process still works on the job; returns whether somebody asked for its end."""
@@ -93,13 +111,17 @@ class Ledger:
         self._trials[trial.number] = trial
         self._show(trial, self._study.started)
 
-    def begin_again(self, number: int, occupied_device_s: float) -> Trial:
-        """Write down that a running trial is being launched once more, and what the last launch has occupied."""
+    def begin_again(self, number: int, *, occupied_device_s: float = 0.0, failed: bool = False) -> Trial:
+        """Write down that a running trial is being launched once more, and what the last launch has occupied.
+
+        `failed` tells a launch that ended by itself, and counts for the verdict, from one that was lost with its tuner.
+        """
         trial = self._trials[number]
         again = self._store.relaunch_trial(
             self._lease,
             number,
             attempts=trial.attempts + 1,
+            failures=trial.failures + failed,
             earlier_device_s=trial.earlier_device_s + occupied_device_s,
         )
         self._trials[number] = again
@@ -116,9 +138,7 @@ class Ledger:
 
     def close_open_trials(self) -> None:
         """Write down that the job was stopped during the trials that have no result."""
-        # Read again: an interrupt may have come between a commit and our note of it.
-        self._trials = {trial.number: trial for trial in self._store.trials(self.job_id)}
-        self._read()  # an interrupt may have come between a commit and our noting it
+        self.read()
         for trial in self.trials:
             if trial.result is None:
                 self.finish(trial.number, not_judged(FailureClass.CANCELLED, "The job was stopped."))

@@ -4,24 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from autotune.diagnosis import outcome_of
+from autotune.diagnosis import Verdict, outcome_of
 from autotune.errors import EnvironmentProblem
-from autotune.results import Evidence, FailureClass, Interrupted, Measured, Trial, TrialResult
+from autotune.results import Evidence, FailureClass, Interrupted, Measured, Trial, TrialOutcome, TrialResult
 from autotune.telemetry import get_logger
 from autotune.trial import TrialRequest
-from autotune.tuner.budget import Spent, measured_any, occupied_s, stop_reason, was_cancelled
+from autotune.tuner.budget import Spent, measured_any, occupied_s, stop_reason, was_interrupted
 from autotune.tuner.candidates import Candidates
 from autotune.tuner.context import JobContext
 from autotune.tuner.events import Event, Observer, Phase
-from autotune.tuner.ledger import Ledger, not_judged
+from autotune.tuner.ledger import Ledger, cancelled_instead, not_judged
 from autotune.tuner.owner import utc_now
 from autotune.tuner.requests import confirmation_request, search_request
 
 log = get_logger()
 
 POLL_S = 1.0  # between looks at the fleet, the cancel column and the clock
+NOTHING_LEFT = ("exhausted", "infeasible")  # ends of a search that no line of the budget has named
 MOST_LAUNCHES = 4  # of one trial, those that were lost with a killed tuner included
 UP = frozenset({"warming up", "loading"})  # stages in which an engine surely works
+IN_LINE = frozenset({"queued", "waiting for devices"})  # stages that occupy no device
 
 
 class JobCancelled(Exception):
@@ -87,6 +89,8 @@ class Tuning:
         self._candidates = Candidates(context)
         self._proven = measured_any(self._ledger.trials)
         self._without_verdict = 0  # trials in a row
+        self._arrived: list[tuple[TrialRequest, TrialResult]] = []  # ended, and not written down yet
+        self._occupies_since_s: dict[int, float] = {}  # running trial -> the job's time when it was first seen at work
         self._lost = [trial.number for trial in self.searched if trial.result is None]
 
     @property
@@ -104,10 +108,13 @@ class Tuning:
         reason: str | None = None
         while True:
             self._relaunch_lost()
-            if reason is None or not self._fleet.busy:  # what was still running may have given it the lie
-                reason = self._launch_new()
-            if not self._fleet.busy and not self._lost:
-                if reason is not None:
+            if reason is None or not self._fleet.busy:
+                found = self._launch_new()
+                # What was still running may have given it the lie; a limit that still holds keeps its name.
+                reason = found if found is None or reason in (None, *NOTHING_LEFT) else reason
+            if not self._fleet.busy:
+                if reason is not None and not self._lost:
+                    self._ledger.end_search()
                     return reason
                 self._fleet.check_fits(1)  # all free and still no room: the devices have left the cluster
             self._wait("baseline and search", len(self.searched), self.context.spec.budget.trials + 1)
@@ -115,18 +122,18 @@ class Tuning:
     def measure_again(self, trial: Trial, *, level: int, planned: tuple[int, int]) -> Trial:
         """Launch a finished trial's configuration alone, and measure one level with fresh seeds.
 
-        A confirmation that is written down already is not repeated.
+        A confirmation that is written down already is not repeated, unless it was interrupted.
         """
-        row = next((t for t in self.trials if t.confirms == trial.number and not was_cancelled(t)), None)
+        row = next((t for t in self.trials if t.confirms == trial.number and not was_interrupted(t)), None)
         if row is None or row.result is None:
             self._fleet.check_fits(trial.config.devices)  # devices may have left since the trial ran
         if row is None:
             row = self._confirmation(trial)
             self._ledger.begin(row)
-            self._fleet.start(confirmation_request(self.context, row, level))
+            self._start(confirmation_request(self.context, row, level))
         elif row.result is None and self._may_launch_again(row):
-            row = self._ledger.begin_again(row.number, 0.0)
-            self._fleet.start(confirmation_request(self.context, row, level))
+            row = self._ledger.begin_again(row.number)
+            self._start(confirmation_request(self.context, row, level))
         while self._fleet.busy:
             self._wait("confirmation", *planned)
         return next(t for t in self.trials if t.number == row.number)
@@ -143,46 +150,72 @@ class Tuning:
     def abandon(self, *, within_s: float) -> None:
         """Cancel what runs and write down how it ended, so that no trial of an ended job stays open.
 
-        What does not end in time, or when the user does not wait for it (a second Ctrl-C), is given up at once.
+        What does not end in time, or when the user does not wait for it (a second Ctrl-C), is given up at once. Trials
+        without a verdict count as cancelled: they would have been tried again.
         """
+        self._observe(Event("stopping", 0, len(self._fleet.busy)))
         try:
+            self._ledger.read()  # an interrupt may have come between a commit and our noting it
             for _ in range(max(1, int(within_s / POLL_S))):
+                self._write_down_arrived()
                 if not self._fleet.busy:
                     break
+                self._ledger.cancel_requested()  # it is still ours, and nobody should take it over meanwhile
                 self._fleet.cancel_all()  # again and again: a trial that is just beginning may have missed it
-                for request, result in self._fleet.finished(timeout_s=POLL_S):
-                    self._ledger.finish(request.number, result)
+                self._arrived += self._fleet.finished(timeout_s=POLL_S)
+            self._write_down_arrived()
         except KeyboardInterrupt:
             log.warning("stop_not_waited_for", running=self._fleet.busy)
         self._fleet.kill_all()
         self._ledger.close_open_trials()
+
+    def _write_down_arrived(self) -> None:
+        while self._arrived:
+            request, result = self._arrived[0]
+            if isinstance(result.outcome, Interrupted):
+                result = result.model_copy(update={"outcome": cancelled_instead(result.outcome)})
+            if self._ledger.is_open(request.number):
+                self._ledger.finish(request.number, result)
+            self._arrived.pop(0)
+
+    def _start(self, request: TrialRequest) -> None:
+        self._occupies_since_s.pop(request.number, None)
+        self._fleet.start(request)
 
     def _relaunch_lost(self) -> None:
         while self._lost and self._may_start():
             number = self._lost.pop(0)
             trial = next(trial for trial in self.trials if trial.number == number)
             if self._may_launch_again(trial):
-                self._fleet.check_fits(trial.config.devices)
-                self._fleet.start(search_request(self.context, self._ledger.begin_again(number, 0.0)))
+                self._start(search_request(self.context, self._ledger.begin_again(number)))
                 log.info("trial_relaunched", job=self.context.job.id, trial=number)
 
     def _may_launch_again(self, trial: Trial) -> bool:
-        """Whether a trial that was lost with its tuner gets another launch; one that was lost too often is closed."""
+        """Whether a trial that was lost with its tuner gets another launch.
+
+        One that was lost too often, or is too wide for the devices there are now, is closed.
+        """
+        cause = f"This trial was launched {trial.attempts} times, and the tuner was lost with the last one."
         if trial.attempts < MOST_LAUNCHES:
-            return True
-        cause = f"The tuner was lost during each of {trial.attempts} launches of this trial."
+            try:
+                self._fleet.check_fits(trial.config.devices)
+            except EnvironmentProblem as exc:
+                cause = f"The tuner was lost during this trial, and it cannot be launched again: {exc}."
+            else:
+                return True
         self._ledger.finish(trial.number, not_judged(FailureClass.NODE, cause))
         return False
 
     def _launch_new(self) -> str | None:
         """Fill the free devices; returns why no further trial will be launched, None when there may be some later."""
         while (reason := self._stop_reason()) is None and not self._lost and self._may_start():
+            self._hear_cancel()  # every question to the sampler may take seconds
             trial = self._next()
             if trial is None:
-                return "exhausted" if measured_any(self.searched) else "infeasible"
+                return NOTHING_LEFT[0] if measured_any(self.searched) else NOTHING_LEFT[1]
             self._fleet.check_fits(trial.config.devices)
             self._ledger.begin(trial)
-            self._fleet.start(search_request(self.context, trial))
+            self._start(search_request(self.context, trial))
             log.info("trial_started", job=self.context.job.id, trial=trial.number, origin=trial.origin)
         return reason
 
@@ -196,8 +229,18 @@ class Tuning:
         return self._fleet.has_room(1) and (self._proven or not self._fleet.busy)
 
     def _stop_reason(self) -> str | None:
-        spent = Spent(self._ledger.worked_s, occupied_s(self.searched))
+        spent = Spent(self._ledger.worked_s, occupied_s(self.searched) + self._occupied_now_s())
         return stop_reason(self.context.spec.budget, self.searched, spent)
+
+    def _occupied_now_s(self) -> float:
+        """Device-seconds of the launches that run, without those that are still in line for their devices."""
+        since_s, now_s = self._occupies_since_s, self._ledger.worked_s
+        at_work = [trial for trial in self.searched if trial.number in since_s and trial.number in self._fleet.busy]
+        return sum((now_s - since_s[trial.number]) * trial.config.devices for trial in at_work)
+
+    def _hear_cancel(self) -> None:
+        if self._ledger.cancel_requested():
+            raise JobCancelled
 
     def _confirmation(self, trial: Trial) -> Trial:
         return Trial(
@@ -211,14 +254,22 @@ class Tuning:
         )
 
     def _wait(self, phase: Phase, done: int, planned: int) -> None:
-        if self._ledger.cancel_requested():
-            raise JobCancelled
+        self._hear_cancel()
         self._ledger.compare_study()
-        ended = self._fleet.finished(timeout_s=POLL_S)
-        finished = [self._absorb(request, result) for request, result in ended]  # before a Ctrl-C can come between
+        self._arrived += self._fleet.finished(timeout_s=POLL_S)
+        finished = []
+        while self._arrived:  # what has arrived stays there until it is written down, whatever comes between
+            request, result = self._arrived[0]
+            finished.append(self._absorb(request, result))
+            self._arrived.pop(0)
+            if finished[-1] is not None:
+                self._weigh(request, result.outcome)
         self._check_running_fit()
         running = self._fleet.progress()
         self._proven = self._proven or any(facts.get("stage") in UP for facts in running.values())
+        for number, facts in running.items():
+            if facts.get("stage") not in IN_LINE:
+                self._occupies_since_s.setdefault(number, self._ledger.worked_s)
         for trial in finished or [None]:
             self._observe(Event(phase, done - len(self._fleet.busy), planned, finished=trial, running=running))
 
@@ -231,22 +282,31 @@ class Tuning:
 
     def _absorb(self, request: TrialRequest, result: TrialResult) -> Trial | None:
         """Write down an outcome; or launch again what failed for no fault of its own (returns None)."""
-        outcome = result.outcome
+        if _verdict(request, result.outcome) == "retry" and self._still_fits(request):
+            self._ledger.begin_again(request.number, occupied_device_s=result.device_s, failed=True)
+            self._start(request.next_attempt())
+            return None
+        trial = self._ledger.finish(request.number, self._judged(request, result))
+        log.info("trial_finished", job=self.context.job.id, trial=trial.number, outcome=result.outcome.kind)
+        return trial
+
+    def _judged(self, request: TrialRequest, result: TrialResult) -> TrialResult:
+        """The result as it is written down; one that would have been tried again, if there were devices, is open."""
+        if _verdict(request, result.outcome) != "retry":
+            return result
+        assert isinstance(result.outcome, Interrupted)
+        return result.model_copy(update={"outcome": cancelled_instead(result.outcome)})
+
+    def _weigh(self, request: TrialRequest, outcome: TrialOutcome) -> None:
+        """What a written outcome means for the job: it proves the engine, or that the machine is not fit."""
         if not isinstance(outcome, Interrupted):
             self._without_verdict = 0
             self._proven = self._proven or isinstance(outcome, Measured)
-            return self._finish(request.number, result)
-        verdict = outcome_of(outcome.evidence.failure, attempt=request.failures + 1)
-        if verdict == "retry" and self._still_fits(request):
-            self._ledger.begin_again(request.number, result.device_s)
-            self._fleet.start(request.next_attempt())
-            return None
-        trial = self._finish(request.number, result)
-        if verdict == "abort":
+            return
+        if _verdict(request, outcome) == "abort":
             raise EnvironmentProblem(_abort_message(outcome.evidence))
         self._fleet.check_fits(request.config.devices)
         self._count_without_verdict(outcome.evidence)
-        return trial
 
     def _still_fits(self, request: TrialRequest) -> bool:
         """Whether there are devices left for another attempt: unwell ones have left the pool."""
@@ -265,10 +325,12 @@ class Tuning:
                 f"kept; mend the machine, then: autotune resume {self.context.job.id}"
             )
 
-    def _finish(self, number: int, result: TrialResult) -> Trial:
-        trial = self._ledger.finish(number, result)
-        log.info("trial_finished", job=self.context.job.id, trial=number, outcome=result.outcome.kind)
-        return trial
+
+def _verdict(request: TrialRequest, outcome: TrialOutcome) -> Verdict | None:
+    """What an interruption means; None for an outcome that is a verdict itself."""
+    if not isinstance(outcome, Interrupted):
+        return None
+    return outcome_of(outcome.evidence.failure, attempt=request.failures + 1)
 
 
 def _abort_message(evidence: Evidence) -> str:
@@ -276,4 +338,5 @@ def _abort_message(evidence: Evidence) -> str:
     return (
         f"{what}, every trial would fail: {evidence.cause} {evidence.advice} "
         f"(line: {evidence.line or '-'}; log: {evidence.log_path or '-'})"
+        + (f"\n{evidence.log_tail}" if evidence.failure is FailureClass.DEFECT else "")
     )

@@ -33,4 +33,5 @@ def _request(context: JobContext, trial: Trial, *, levels: tuple[int, ...], seed
         confirm_seeds=seeds,
         folder=context.folder,
         attempt=trial.attempts,
+        failures=trial.failures,
     )

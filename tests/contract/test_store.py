@@ -257,6 +257,22 @@ class TestJobs:
         store.set_status(again, JobStatus.RUNNING)
         assert (store.job("aa01").finished_at, store.cancel_requested("aa01")) == (None, False)
 
+    def test_a_cancel_that_was_asked_for_before_a_job_is_reopened_is_forgotten(
+        self, store: Store, lease: Lease
+    ) -> None:
+        """Whoever ran it was killed before it could obey, so the job has never ended."""
+        store.set_status(lease, JobStatus.RUNNING)
+        store.request_cancel("aa01")
+        again = store.claim("aa01", "worker 2", now=NOON, gone=lambda _: True)
+        store.reopen(again)
+        assert (store.job("aa01").status, store.cancel_requested("aa01")) == (JobStatus.RUNNING, False)
+
+    def test_a_job_that_is_reopened_forgets_how_it_ended(self, store: Store, lease: Lease) -> None:
+        store.finish_job(lease, JobStatus.FAILED, None, finished_at=NOON, message="no driver")
+        store.reopen(store.claim("aa01", "worker 2", now=NOON))
+        kept = store.job("aa01")
+        assert (kept.status, kept.message, kept.finished_at) == (JobStatus.RUNNING, "", None)
+
 
 class TestTrials:
     def test_a_started_trial_has_no_result(self, store: Store, lease: Lease) -> None:
@@ -328,6 +344,11 @@ class TestTrials:
         assert (again.attempts, again.earlier_device_s, again.started_at) == (2, 90.0, NOON)
         assert store.trials("aa01") == (again,)
 
+    def test_a_relaunch_keeps_how_many_launches_have_failed(self, store: Store, lease: Lease) -> None:
+        store.start_trial(lease, trial(0))
+        store.relaunch_trial(lease, 0, attempts=2, earlier_device_s=90.0, failures=1)
+        assert store.trials("aa01")[0].failures == 1
+
     def test_the_same_relaunch_again_changes_nothing(self, store: Store, lease: Lease) -> None:
         store.start_trial(lease, trial(0))
         twice = [store.relaunch_trial(lease, 0, attempts=2, earlier_device_s=90.0) for _ in range(2)]
@@ -387,6 +408,7 @@ SECOND = timedelta(seconds=1)
 WRITES = {
     "renew": lambda store, lease: store.renew(lease, now=NOON, worked_s=9.0),
     "set_status": lambda store, lease: store.set_status(lease, JobStatus.FAILED, "by the first"),
+    "reopen": lambda store, lease: store.reopen(lease),
     "start_trial": lambda store, lease: store.start_trial(lease, trial(1)),
     "relaunch_trial": lambda store, lease: store.relaunch_trial(lease, 0, attempts=2, earlier_device_s=9.0),
     "finish_trial": lambda store, lease: store.finish_trial(lease, 0, measured(point(0)), NOON),
@@ -666,6 +688,7 @@ any_trial = st.builds(
     result=st.none(),
     confirms=st.none() | counter,
     attempts=st.integers(1, 5),
+    failures=st.integers(0, 5),
     earlier_device_s=number,
     started_at=stamp,
     finished_at=st.none(),

@@ -19,7 +19,9 @@ more sequences than batched tokens are refused in vLLM's words). The environment
     wrong-tokens:SHARE      this share of the requests gets one token less than it asked for
     http-500:SHARE          … is refused
     drop-connection:SHARE   … loses its connection
+    deaf:S                  one request in the middle of the load is refused, then /health is not answered for S seconds
     slow-first-token:S      every answer starts so many seconds late
+    compiles:S              … but only those of the first requests under load, as if it compiled for them
     random:SEED             one of FAULT_CHOICES (names as above, separated by commas; default: QUICK_FAULTS) with
                             FAULT_PROBABILITY (default 0.3), drawn by the SHA-256 of seed, command line without port,
                             and the name of the launch's folder: a second attempt draws again, a repeated run the same
@@ -183,25 +185,27 @@ def die(name: str, parameter: str) -> NoReturn:
     sleep_for_ever()
 
 
-def faulty_middleware(name: str, parameter: str) -> Any:
+def faulty_middleware(name: str, parameter: str, web: Any) -> Any:
     """What goes wrong with requests before the engine sees them."""
-    from aiohttp import web
-
-    asked = 0
+    asked, deaf_until_s = 0, 0.0
+    middle = int(os.environ.get("FAULT_AFTER", "12"))
 
     def is_hit(default_share: str) -> bool:
         share = float(parameter or default_share)
         return int(asked * share) != int((asked - 1) * share)
 
     @web.middleware
-    async def misbehave(request: web.Request, handler: Any) -> Any:
-        nonlocal asked
+    async def misbehave(request: Any, handler: Any) -> Any:
+        nonlocal asked, deaf_until_s
         if request.method != "POST":
+            await asyncio.sleep(max(0.0, deaf_until_s - time.monotonic()) if request.path == "/health" else 0.0)
             return await handler(request)
         asked += 1
-        if name in ("die", "exit") and asked == int(os.environ.get("FAULT_AFTER", "12")):
+        if name in ("die", "exit") and asked == middle:
             die(name, parameter)
-        if name == "http-500" and is_hit("0.3"):
+        if name == "deaf" and asked == middle:
+            deaf_until_s = time.monotonic() + float(parameter)
+        if (name == "http-500" and is_hit("0.3")) or (name == "deaf" and asked == middle):
             message = {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}
             return web.json_response({"error": message}, status=500)
         if name == "drop-connection" and is_hit("0.3"):
@@ -211,18 +215,15 @@ def faulty_middleware(name: str, parameter: str) -> Any:
             document = json.loads(await request.read())
             document["max_tokens"] = max(1, document["max_tokens"] - 1)
             request._read_bytes = json.dumps(document).encode()  # what request.json() will read
-        if name == "slow-first-token" and asked > 1:
+        if (name == "slow-first-token" and asked > 1) or (name == "compiles" and 1 < asked < 6):
             await asyncio.sleep(float(parameter or "0.5"))
         return await handler(request)
 
     return misbehave
 
 
-def make_silent(app: Any, after_tokens: int) -> None:
+def make_silent(engine: Any, after_tokens: int) -> None:
     """Let the engine answer so many tokens in all, then nothing for ever."""
-    from autotune.engines.simulated import server
-
-    engine = app[server.ENGINE]
     sound, given = engine.answer, 0
 
     async def answer(*arguments: Any, **named: Any) -> AsyncIterator[Any]:
@@ -238,6 +239,9 @@ def make_silent(app: Any, after_tokens: int) -> None:
 
 def serve(name: str, parameter: str) -> NoReturn:
     """The simulated engine as its command starts it, with the faults that show only once it runs."""
+    # Only here: these imports take 0.3 s, and most of the suite's hundred launches end before they would serve.
+    from aiohttp import web
+
     from autotune.engines.simulated import __main__ as command
     from autotune.engines.simulated import server
 
@@ -245,9 +249,9 @@ def serve(name: str, parameter: str) -> NoReturn:
 
     def faulty(*arguments: Any, **named: Any) -> Any:
         app = sound(*arguments, **named)
-        app.middlewares.append(faulty_middleware(name, parameter))
+        app.middlewares.append(faulty_middleware(name, parameter, web))
         if name in ("mute", "stall"):
-            make_silent(app, int(parameter or "0"))
+            make_silent(app[server.ENGINE], int(parameter or "0"))
         return app
 
     server.application = faulty

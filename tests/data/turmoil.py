@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,21 +156,37 @@ def engine_records(place: Place) -> list[dict[str, Any]]:
 
 
 def victims(place: Place, kind: str, cli: int) -> list[psutil.Process]:
-    """The processes of a kind that belong to this command: its descendants, told apart by what is recorded of them."""
+    """The processes of a kind that belong to this command, told apart by what the supervisors have recorded."""
     with contextlib.suppress(psutil.Error):
         command = psutil.Process(cli)
         if kind == "cli":
             return [command]
         if kind in RAY_SERVERS:
             return [child for child in command.children() if child.name() == RAY_SERVERS[kind]]
-        family = {process.pid: process for process in command.children(recursive=True)}
-        records = [record for record in engine_records(place) if record["pid"] in family and record["engine"]]
-        supervisors = [family[record["pid"]] for record in records]
+        records = [record for record in engine_records(place) if record["engine"]]
+        if kind == "engine":
+            return _alive(record["engine"]["pid"] for record in records)
+        supervisors = _alive(record["pid"] for record in records)
         if kind == "actor":
-            return [family[supervisor.ppid()] for supervisor in supervisors]
-        pids = [record["engine"]["pid"] for record in records] if kind == "engine" else [s.pid for s in supervisors]
-        return [family[pid] for pid in pids if pid in family]
+            pipes = {Path(f"/proc/{supervisor.pid}/fd/0").readlink() for supervisor in supervisors}
+            return [process for process in command.children(recursive=True) if pipes & set(_files(process))]
+        return supervisors
     return []
+
+
+def _alive(pids: Iterable[int]) -> list[psutil.Process]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            found.append(psutil.Process(pid))
+    return found
+
+
+def _files(process: psutil.Process) -> Iterator[Path]:
+    """What a process has open."""
+    with contextlib.suppress(OSError):
+        for file in Path(f"/proc/{process.pid}/fd").iterdir():
+            yield file.readlink()
 
 
 # What disturbs a job

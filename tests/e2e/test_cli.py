@@ -1,24 +1,46 @@
 """The command line as people use it: what it prints, which files it writes, and how it exits."""
 
 import csv
+import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import optuna
 import pytest
+import ray
 import yaml
+
+from autotune.cli.control import cancel_job
+from autotune.cli.run import Outputs, run_here
+from autotune.engine_config import EngineConfig
+from autotune.engines import procfs
+from autotune.results import Evidence, FailureClass, Infeasible, Job, JobStatus, Trial, TrialResult
+from autotune.store import Lease, Store
+from autotune.tuner.context import JobContext
+from autotune.tuner.owner import owner, utc_now
+
+pytestmark = pytest.mark.process
 
 DONE, WRONG_INPUT, WRONG_MACHINE, NOTHING_MEETS_SLA, INTERRUPTED = 0, 2, 3, 4, 130
 DATA = Path(__file__).parents[1] / "data"
 JOB = DATA / "job" / "job.yaml"
 DEMO = Path(__file__).parents[2] / "autotune" / "demo" / "job.yaml"
+
+
+def database(cli: Any) -> str:
+    return f"sqlite:///{cli.home / 'autotune.db'}"
 
 
 @pytest.fixture
@@ -120,6 +142,74 @@ def test_trials_tells_the_cause_the_advice_and_the_line_of_a_failure(archive: An
     assert done.returncode == DONE
     assert "trial 3: Out of device memory. Lower gpu_memory_utilization." in done.stdout
     assert "NPU out of memory. Tried to allocate 22.00 MiB" in done.stdout
+
+
+@pytest.fixture
+def failed(cli: Any, make_context: Callable[..., JobContext]) -> str:
+    """A job of two trials that could not run; the log's end is known by heart."""
+    context = make_context(cli.home)
+    with Store.open(database(cli)) as store:
+        store.create_job(context.job)
+        lease = store.claim(context.job.id, "a test", now=utc_now())
+        for number, line in enumerate(("ValueError: No available memory", "")):
+            row = Trial(
+                number=number,
+                purpose="search",
+                origin="sobol",
+                knobs={},
+                config=EngineConfig(arguments={}),
+                started_at=utc_now(),
+            )
+            tail = "\n".join(f"trial {number} said {count} [INFO]" for count in range(1, 9))
+            evidence = Evidence(
+                failure=FailureClass.OOM,
+                signature=None,
+                cause="No memory.",
+                advice="Ask for less.",
+                line=line,
+                log_tail=tail,
+                log_path="engine.log",
+            )
+            store.start_trial(lease, row)
+            store.finish_trial(lease, number, TrialResult(outcome=Infeasible(evidence=evidence)), utc_now())
+        store.finish_job(lease, JobStatus.FAILED, None, finished_at=utc_now())
+    return context.job.id
+
+
+def test_one_trial_is_shown_with_the_whole_end_of_its_log(cli: Any, failed: str):
+    done = cli("trials", failed, "0")
+    assert done.returncode == DONE
+    lines = done.stdout.splitlines()
+    shown = lines.index("trial 0: No memory. Ask for less.")
+    assert lines[shown + 1 :] == [
+        "    ValueError: No available memory",
+        *(f"    | trial 0 said {count} [INFO]" for count in range(1, 9)),
+        "    log: engine.log",
+    ]
+
+
+def test_among_other_trials_the_end_of_a_log_is_short_and_left_out_where_one_line_tells(cli: Any, failed: str):
+    said = [line for line in cli("trials", failed).stdout.splitlines() if " said " in line]
+    assert said == [f"    | trial 1 said {count} [INFO]" for count in range(4, 9)]
+
+
+def test_one_trial_as_json_is_its_row(cli: Any, failed: str):
+    assert [trial["number"] for trial in json.loads(cli("trials", failed, "1", "--json").stdout)] == [1]
+
+
+def test_an_unknown_trial_is_told_with_those_there_are(cli: Any, failed: str):
+    done = cli("trials", failed, "7")
+    assert done.returncode == WRONG_INPUT
+    assert done.stderr == f"error: job '{failed}' has no trial 7; its trials are 0 to 1\n"
+
+
+def test_resuming_a_job_that_has_succeeded_brings_its_study_into_line_and_says_that_nothing_is_left(archive: Any):
+    optuna.delete_study(study_name=archive.job.id, storage=database(archive.cli))
+    done = archive.cli("resume", archive.job.id)
+    assert done.returncode == WRONG_INPUT
+    assert "has succeeded, nothing is left to do" in done.stderr
+    shown = optuna.load_study(study_name=archive.job.id, storage=database(archive.cli)).trials
+    assert [trial.state.name for trial in shown] == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"]
 
 
 def test_trials_as_json_are_the_rows(archive: Any):
@@ -297,6 +387,97 @@ def test_a_broken_environment_exits_3_with_advice_after_one_launch(cli: Any, fak
     assert done.returncode == WRONG_MACHINE, done.stdout + done.stderr
     assert done.stderr.startswith("error: the engine's environment is broken, every trial would fail")
     assert (cli.home / "launches.txt").read_text() == "launched\n"
+
+
+# Stopping
+
+
+@dataclass(frozen=True)
+class Held:
+    """A job that a living process holds while it is being cancelled."""
+
+    store: Store
+    lease: Lease
+    holder: "subprocess.Popen[bytes]"
+
+    @property
+    def job(self) -> Job:
+        return self.store.job(self.lease.job_id)
+
+
+@pytest.fixture
+def held(cli: Any, make_context: Callable[..., JobContext], monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """The commands run in this process, with the settings of the command line."""
+    monkeypatch.setenv("AUTOTUNE_SETTINGS", cli.environment["AUTOTUNE_SETTINGS"])
+    context = make_context(cli.home)
+    holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    stat = procfs.stat(holder.pid)
+    assert stat is not None
+    name = re.sub(r"process \d+", f"process {holder.pid}", owner())
+    name = re.sub(r"tick \d+", f"tick {stat.start_time}", name)
+    with Store.open(database(cli)) as store:
+        store.create_job(context.job)
+        lease = store.claim(context.job.id, name, now=utc_now())
+        store.set_status(lease, JobStatus.RUNNING)
+        yield Held(store, lease, holder)
+    holder.communicate()
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, event: Callable[[], object]) -> None:
+    """Let something happen when the command waits for the first time."""
+    pauses = count()
+    monkeypatch.setattr(time, "sleep", lambda _: event() if next(pauses) == 0 else None)
+
+
+def test_cancelling_a_job_whose_holder_dies_meanwhile_closes_it(
+    held: Held, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    meanwhile(monkeypatch, held.holder.communicate)
+    cancel_job(held.job.id)
+    assert held.job.status is JobStatus.CANCELLED
+    said = capsys.readouterr().out
+    assert f"asked process {held.holder.pid} on " in said
+    assert said.endswith(f"{held.job.id} is cancelled; to go on: autotune resume {held.job.id}\n")
+
+
+def test_cancelling_a_job_that_succeeds_meanwhile_says_so(
+    held: Held, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ended = functools.partial(held.store.finish_job, held.lease, JobStatus.SUCCEEDED, None, finished_at=utc_now())
+    meanwhile(monkeypatch, ended)
+    cancel_job(held.job.id)
+    assert capsys.readouterr().out.endswith(f"\n{held.job.id} is succeeded\n")
+
+
+def test_a_job_that_was_stopped_before_it_was_made_promises_no_resume(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Ctrl-C while Ray starts."""
+
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("AUTOTUNE_SETTINGS", cli.environment["AUTOTUNE_SETTINGS"])
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", press)
+    assert run_here(JOB, [], Outputs(None, None), resume=False) == INTERRUPTED
+    assert "resume" not in capsys.readouterr().out
+    assert json.loads(cli("jobs", "--json").stdout) == []
+
+
+@pytest.mark.ray
+def test_a_cancel_that_nobody_was_left_to_obey_does_not_cancel_the_resume(
+    cli: Any, make_context: Callable[..., JobContext]
+):
+    context = make_context(cli.home, "budget.trials=1", "budget.confirm_top=0")
+    with Store.open(database(cli)) as store:
+        store.create_job(context.job)
+        lease = store.claim(context.job.id, "a tuner that was killed", now=utc_now())
+        store.set_status(lease, JobStatus.RUNNING)
+        store.request_cancel(context.job.id)
+        store.release(lease)
+    done = cli("resume", context.job.id)
+    assert "stopped by trials" in done.stdout, done.stdout + done.stderr
 
 
 def _hears_ctrl_c() -> None:

@@ -1,11 +1,13 @@
 """A Ray cluster of two pretended NPUs."""
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from autotune.fleet import Fleet
@@ -37,3 +39,19 @@ def two_npus(npu_tools: Path) -> Iterator[Devices]:
         with Fleet(NPUS, address=None, local_devices=2):
             yield NPUS
     shutil.rmtree(short)
+
+
+@pytest.fixture(scope="session")
+def actor_behind() -> Callable[[psutil.Process], psutil.Process]:
+    """Finds the actor of a supervisor: the process at the other end of the pipe that is its stdin."""
+
+    def find(supervisor: psutil.Process) -> psutil.Process:
+        pipe = Path(f"/proc/{supervisor.pid}/fd/0").readlink()
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError):
+                files = Path(f"/proc/{process.pid}/fd").iterdir()
+                if process != supervisor and any(file.readlink() == pipe for file in files):
+                    return process
+        raise AssertionError(f"nobody holds {pipe}")
+
+    return find

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from autotune.diagnosis import outcome_of
 from autotune.diagnosis.signatures import Signature, signatures
@@ -19,12 +20,15 @@ from autotune.engines import procfs
 from autotune.engines.locks import DeviceLocks
 from autotune.engines.supervisor import OWNER_VARIABLE
 from autotune.fleet import Fleet
+from autotune.fleet.actor import pinned_actor
 from autotune.results import Evidence, FailureClass, Infeasible, Interrupted, Measured, TrialResult
 from autotune.spec import Devices
 from autotune.trial import Control, Grant, TrialRequest, run_trial
 from autotune.trial import run as trial_run
 from autotune.trial.host import lock_folder
 from autotune.tuner.context import JobContext
+
+pytestmark = pytest.mark.process
 
 DATA = Path(__file__).parents[1] / "data"
 MATRIX = runpy.run_path(str(DATA / "faults.py"), run_name="faults")
@@ -51,7 +55,8 @@ class Played:
 def trial_of(context: JobContext, fault: str, **changes: Any) -> TrialRequest:
     environment = context.profile.environment | {"FAULT": fault}
     waits = fault.startswith(("hang", "mute", "wait:"))
-    limits = {"start_timeout_s": 1.0 if waits else 60.0, "environment": environment}
+    limits = {"start_timeout_s": 1.0 if waits else 60.0, "stall_timeout_s": 1.0, "environment": environment}
+    request_timeout_s = 1.0 if fault == "stall:4" else 30.0  # nobody waits longer for the first token of a launch
     base = TrialRequest(
         job=context.job.id,
         number=1,
@@ -60,13 +65,12 @@ def trial_of(context: JobContext, fault: str, **changes: Any) -> TrialRequest:
         resource=context.spec.devices.resource,
         model=context.model,
         engine_version=context.engine.version,
-        workload=context.workload.model_copy(update={"requests_per_level": 12}),
+        workload=context.workload.model_copy(update={"requests_per_level": 12, "request_timeout_s": request_timeout_s}),
         sla=context.spec.sla,
         levels=(0,),
         search_seed=1,
         confirm_seeds=(),
         folder=context.folder,
-        stall_timeout_s=1.0,
     )
     return dataclasses.replace(base, **changes)
 
@@ -89,6 +93,9 @@ def play(
     monkeypatch.setattr(trial_run, "GRACE_S", 1.0)  # nobody waits 20 s for an engine that ignores SIGTERM
 
     def run(fault: str, failures: int = 0) -> Played:
+        monkeypatch.setattr(trial_run, "HEALTH_TIMEOUT_S", 0.2)
+        if fault == "deaf:3600":
+            monkeypatch.setattr(trial_run, "DYING_S", 0.5)
         asked = trial_of(context, fault, failures=failures, folder=tmp_path)
         result = run_trial(asked, ONE_CORE, Control())
         assert working_below(tmp_path) == []
@@ -119,7 +126,11 @@ def assert_failed(played: Played, failure: str, verdict: str) -> None:
     assert type(played.result.outcome) is OUTCOMES[verdict]
     log = played.request.artifacts / "engine.log"
     assert played.evidence.log_path == str(log)
-    assert played.evidence.log_tail == "\n".join(log.read_text().rstrip().split("\n")[-30:])
+    text = log.read_text().rstrip()
+    if failure == "hang":  # what it wrote while it was ended is left out
+        assert played.evidence.log_tail in text
+    else:
+        assert played.evidence.log_tail == "\n".join(text.split("\n")[-30:])
     assert played.evidence.cause.endswith(".")
     assert played.evidence.advice.endswith(".")
 
@@ -250,6 +261,21 @@ def test_random_faults_come_as_often_as_asked_and_from_the_choices(draw: Callabl
 
 
 # On a cluster
+
+
+@pytest.mark.ray
+def test_a_cancel_that_comes_before_its_trial_is_heard_and_the_next_trial_runs(
+    make_context: MakeContext, two_npus: Devices, tmp_path: Path
+):
+    context = make_context(tmp_path, "devices.resource=NPU", platform="ascend")
+    actor = pinned_actor(two_npus.resource, 1)
+    ray.get(actor.cancel.remote())
+    first, second = (ray.get(actor.run.remote(trial_of(context, "log:npu_oom", number=n), 1)) for n in (1, 2))
+    ray.kill(actor)
+    assert [first.outcome.evidence.failure, second.outcome.evidence.failure] == [
+        FailureClass.CANCELLED,
+        FailureClass.OOM,
+    ]
 
 
 @pytest.mark.ray

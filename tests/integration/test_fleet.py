@@ -9,10 +9,13 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from autotune.engine_config import EngineConfig
 from autotune.errors import EnvironmentProblem
 from autotune.fleet import Fleet
+from autotune.fleet.actor import pinned_actor
+from autotune.fleet.fleet import CANCEL_TIMEOUT_S
 from autotune.results import FailureClass, Interrupted, Measured, TrialResult
 from autotune.spec import Devices
 from autotune.trial import TrialRequest
@@ -21,9 +24,11 @@ from autotune.tuner.context import JobContext
 pytestmark = pytest.mark.ray
 
 PATIENCE_S = 60.0
+SOON_S = 20.0  # for what takes a moment
 DATA = Path(__file__).parents[1] / "data"
 
 MakeContext = Callable[..., JobContext]
+ActorBehind = Callable[[psutil.Process], psutil.Process]
 
 
 @pytest.fixture
@@ -116,7 +121,7 @@ def test_a_wide_trial_waits_for_its_devices_and_then_runs(fleet: Fleet, context:
 
 
 def test_a_killed_actor_is_an_interrupted_trial_whose_engine_ends_too(
-    fleet: Fleet, context: JobContext, working_below: Callable[[Path], list[int]]
+    fleet: Fleet, context: JobContext, actor_behind: ActorBehind, working_below: Callable[[Path], list[int]]
 ):
     slow = context.workload.model_copy(update={"requests_per_level": 4000})
     asked = request(context, 0, workload=slow)
@@ -124,11 +129,11 @@ def test_a_killed_actor_is_an_interrupted_trial_whose_engine_ends_too(
     until_stage(fleet, 0, "loading")
     engine = psutil.Process(launch(asked)["pid"])
     supervisor = engine.parents()[0]
-    actor = supervisor.parents()[0]
-    actor.kill()
-    outcome = results(fleet, 1)[0].outcome
-    assert isinstance(outcome, Interrupted)
-    assert outcome.evidence.failure == FailureClass.NODE
+    actor_behind(supervisor).kill()
+    result = results(fleet, 1)[0]
+    assert isinstance(result.outcome, Interrupted)
+    assert result.outcome.evidence.failure == FailureClass.NODE
+    assert result.device_s > 0  # nobody tells any more which device it was
     assert psutil.wait_procs([engine, supervisor], timeout=15)[1] == []
     assert working_below(context.folder) == []
 
@@ -158,6 +163,79 @@ def test_a_device_that_is_not_well_leaves_the_pool_and_the_trial_runs_elsewhere(
     fleet.start(first.next_attempt())
     assert isinstance(results(fleet, 1)[0].outcome, Measured)
     assert visible(first.next_attempt()) == "1"
+
+
+@pytest.mark.usefixtures("alarm")
+def test_devices_that_were_taken_out_of_a_node_that_is_gone_are_missed_nowhere_else(
+    fleet: Fleet, context: JobContext, monkeypatch: pytest.MonkeyPatch
+):
+    """Their node goes and another one comes, which has as many."""
+    fleet.start(request(context, 0))
+    results(fleet, 1)
+    assert (fleet.most_devices, fleet.has_room(2)) == (1, False)
+    gone = [{**node, "Alive": False} for node in ray.nodes()]
+    come = {"NodeID": "another", "NodeManagerHostname": "another", "Alive": True, "Resources": {"NPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [*gone, come])
+    assert (fleet.most_devices, fleet.has_room(2)) == (2, True)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_devices_that_were_taken_out_are_missed_on_their_own_node_only(
+    fleet: Fleet, context: JobContext, monkeypatch: pytest.MonkeyPatch
+):
+    """Two nodes of one host share its name."""
+    fleet.start(request(context, 0))
+    results(fleet, 1)
+    (own,) = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [own, {**own, "NodeID": "another"}])
+    assert fleet.most_devices == 2
+
+
+@pytest.fixture
+def others_trial(two_npus: Devices) -> Iterator[None]:
+    """Somebody else's trial has both devices."""
+    actor = pinned_actor("NPU", 2)
+    ray.get(actor.node.remote(), timeout=PATIENCE_S)
+    yield
+    ray.kill(actor)
+
+
+@pytest.mark.usefixtures("others_trial")
+def test_a_cancel_ends_a_trial_that_waits_for_devices_in_ray(fleet: Fleet, context: JobContext):
+    """It is not given another actor, which would wait as well; and it has occupied nothing."""
+    fleet.start(request(context, 0))
+    assert (fleet.finished(timeout_s=0.5), fleet.progress()) == ([], {})
+    fleet.cancel_all()
+    ended = fleet.finished(timeout_s=SOON_S)
+    assert [(asked.number, result.outcome.kind, result.device_s) for asked, result in ended] == [
+        (0, "interrupted", 0.0)
+    ]
+    assert fleet.busy == ()
+
+
+@pytest.mark.usefixtures("others_trial")
+def test_leaving_the_fleet_does_not_wait_for_devices_that_a_trial_waits_for(two_npus: Devices, context: JobContext):
+    with Fleet(two_npus, address=None) as fleet:
+        fleet.start(request(context, 0))
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < SOON_S < CANCEL_TIMEOUT_S
+
+
+def test_actors_that_are_ended_leave_their_supervisors_to_end_the_engines(
+    fleet: Fleet, context: JobContext, actor_behind: ActorBehind, working_below: Callable[[Path], list[int]]
+):
+    """A Ray worker that ends kills its children without waiting: a supervisor is none of them."""
+    slow = context.workload.model_copy(update={"requests_per_level": 4000})
+    asked = request(context, 0, workload=slow)
+    fleet.start(asked)
+    until_stage(fleet, 0, "loading")
+    engine = psutil.Process(launch(asked)["pid"])
+    supervisor = engine.parents()[0]
+    actor = actor_behind(supervisor)
+    assert supervisor not in actor.children(recursive=True)
+    fleet.kill_all()
+    assert psutil.wait_procs([engine, supervisor], timeout=15)[1] == []
+    assert working_below(context.folder) == []
 
 
 def test_a_cancel_ends_every_running_trial(fleet: Fleet, context: JobContext):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,7 +13,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from autotune.loadgen import Endpoint, EngineStalled, measure, run_level
+from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure, run_level
 from autotune.results import Load, RequestRecord
 from autotune.workload import LevelPlan, PlannedRequest
 
@@ -146,7 +145,7 @@ def run(
     cancelled=lambda: False,
     progress=lambda _d, _t: None,
     key: str = "k",
-    stall_timeout_s: float = math.inf,
+    pulse: Pulse | None = None,
 ):
     async def main() -> list[RequestRecord]:
         async with listening(server.complete) as url:
@@ -155,7 +154,7 @@ def run(
                 Endpoint(url, "tiny", key),
                 cancelled=cancelled,
                 progress=progress,
-                stall_timeout_s=stall_timeout_s,
+                pulse=pulse,
             )
 
     return asyncio.run(main())
@@ -407,7 +406,7 @@ async def silence(_: Server, response: web.StreamResponse, body: dict[str, Any])
 def test_an_engine_that_owes_answers_and_gives_no_token_is_stalled(script: Script, users: int | None):
     level = plan(4, every_s=0.01, users=users, timeout_s=50)
     with pytest.raises(EngineStalled, match=r"no request got a token for 0.5 s, with 0 of 4 requests finished"):
-        run(level, Server(script), stall_timeout_s=0.5)
+        run(level, Server(script), pulse=Pulse(0.5))
 
 
 def test_requests_that_wait_behind_one_that_gets_its_tokens_are_no_stall():
@@ -423,19 +422,51 @@ def test_requests_that_wait_behind_one_that_gets_its_tokens_are_no_stall():
         await served.wait()
         await answer(server, response, body)
 
-    records = run(plan(6), Server(one_at_a_time), stall_timeout_s=1.0)
+    records = run(plan(6), Server(one_at_a_time), pulse=Pulse(1.0))
     assert [record.error for record in records] == [None] * 6
 
 
 def test_pauses_in_which_nobody_waits_for_the_engine_are_no_stall():
-    records = run(plan(2, every_s=1.5), Server(answer), stall_timeout_s=0.5)
+    records = run(plan(2, every_s=1.5), Server(answer), pulse=Pulse(0.5))
     assert [record.error for record in records] == [None, None]
 
 
 def test_our_own_time_outs_are_no_sign_of_life():
     """Each request gives up long before the limit, and the next takes its place."""
     with pytest.raises(EngineStalled):
-        run(plan(50, users=1, timeout_s=0.2), Server(silence), stall_timeout_s=0.8)
+        run(plan(50, users=1, timeout_s=0.2), Server(silence), pulse=Pulse(0.8))
+
+
+async def late(_: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+    """A first token after more than a second."""
+    await asyncio.sleep(1.2)
+    await answer(_, response, body)
+
+
+def test_before_its_first_token_an_engine_may_be_silent_for_longer():
+    pulse = Pulse(0.3, first_token_timeout_s=40.0)
+    records = run(plan(1), Server(late), pulse=pulse)
+    assert [record.error for record in records] == [None]
+    assert pulse.has_spoken
+
+
+def test_from_its_first_token_on_only_the_shorter_limit_counts_also_at_the_next_level():
+    pulse = Pulse(0.3, first_token_timeout_s=40.0)
+    run(plan(1), Server(answer), pulse=pulse)
+    with pytest.raises(EngineStalled, match=r"no request got a token for 0\.3 s"):
+        run(plan(1, timeout_s=50), Server(late), pulse=pulse)
+
+
+def test_a_silence_goes_on_from_one_level_to_the_next():
+    """No level lasts long enough for it: each ends by its own time-out."""
+    pulse = Pulse(1.0, first_token_timeout_s=0.2)
+
+    def climb() -> None:
+        for _level in range(50):
+            run(plan(1, timeout_s=0.4), Server(silence), pulse=pulse)
+
+    with pytest.raises(EngineStalled):
+        climb()
 
 
 def test_an_engine_that_refuses_everything_is_not_stalled():
@@ -451,7 +482,7 @@ def test_an_engine_that_refuses_everything_is_not_stalled():
                 Endpoint(url, "m"),
                 cancelled=lambda: False,
                 progress=lambda _d, _t: None,
-                stall_timeout_s=0.8,
+                pulse=Pulse(0.8),
             )
 
     assert [record.error for record in asyncio.run(main())] == ["HTTP 500: no"] * 6

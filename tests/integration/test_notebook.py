@@ -30,6 +30,8 @@ from autotune.results import (
 )
 from autotune.store import Store
 
+pytestmark = pytest.mark.process
+
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "pareto.ipynb"
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

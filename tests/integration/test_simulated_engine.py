@@ -33,6 +33,8 @@ from autotune.spec import Sla
 from autotune.trial import Control, Grant, TrialRequest, run_trial
 from autotune.workload import LevelPlan, PlannedRequest, Workload
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "autotune" / "demo" / "tiny-llama"
 EXECUTABLE = built_in_profiles()["simulated"].executable
@@ -49,7 +51,7 @@ def serving(*words: str, key: str | None = None) -> Iterator[tuple[str, server.P
     loop = asyncio.new_event_loop()
 
     async def started() -> tuple[web.AppRunner, int]:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        runner = server.runner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -158,6 +160,38 @@ def test_a_client_that_goes_away_frees_its_slot() -> None:
         assert [finished.max_tokens for finished in engine.finished] == [2]
 
 
+def sent(url: str, *, max_tokens: int, stream: bool) -> socket.socket:
+    """A connection that has asked and not read."""
+    body = json.dumps({"model": "tiny", "prompt": [1], "max_tokens": max_tokens, "stream": stream}).encode()
+    raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+    raw.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    return raw
+
+
+def seen(url: str, name: str, value: int) -> bool:
+    """Look at the metrics until this one has this value."""
+    sample = f'vllm:{name}{{engine="0",model_name="tiny"}} {float(value)}'
+    return any(sample in request(Server(url, "tiny", ""), "/metrics").body for _ in range(2000))
+
+
+def test_a_client_that_goes_away_without_streaming_frees_its_slot() -> None:
+    with serving("--max-num-seqs", "1", "--enforce-eager") as (url, engine):
+        with sent(url, max_tokens=2000, stream=False):
+            assert seen(url, "num_requests_running", 1)
+        assert ask(url, {"prompt": [1], "max_tokens": 2}).status == 200  # else it would wait for 2000 tokens
+        assert [finished.max_tokens for finished in engine.finished] == [2]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_while_its_request_waits_leaves_the_line(stream: bool) -> None:
+    with serving("--max-num-seqs", "1", "--enforce-eager") as (url, engine), sent(url, max_tokens=2000, stream=True):
+        assert seen(url, "num_requests_running", 1)
+        with sent(url, max_tokens=3, stream=stream):
+            assert seen(url, "num_requests_waiting", 1)
+        assert seen(url, "num_requests_waiting", 0)
+        assert list(engine.finished) == []  # its turn had not come
+
+
 LEVEL = LevelPlan(
     load=Load(kind="request_rate", value=200.0),
     requests=tuple(
@@ -168,7 +202,9 @@ LEVEL = LevelPlan(
     seed=0,
 )
 """Requests of many lengths, some with a common prefix, arriving faster than answered: they compete for blocks."""
-TIGHT = ("--max-num-seqs", "6", "--max-num-batched-tokens", "48", "--block-size", "32", "--max-model-len", "256")
+TIGHT = ("--max-num-seqs", "6", "--block-size", "32", "--max-model-len", "256", "--num-gpu-blocks-override", "9")
+CHUNKED = ("--max-num-batched-tokens", "48")
+WHOLE = ("--max-num-batched-tokens", "256", "--no-enable-chunked-prefill")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,14 +215,14 @@ class BothModes:
     core: Core
 
 
-@pytest.fixture(scope="module")
-def both() -> BothModes:
+@pytest.fixture(scope="module", params=[CHUNKED, WHOLE], ids=["chunked", "whole"])
+def both(request: pytest.FixtureRequest) -> BothModes:
     """One level over HTTP, and the requests that the server saw replayed in virtual time.
 
     The replay gets the arrivals that the server stamped: when a client's request gets through is the machine's affair,
     what the engine makes of it is not.
     """
-    with serving(*TIGHT, "--num-gpu-blocks-override", "9") as (url, engine):
+    with serving(*TIGHT, *request.param) as (url, engine):
         records = measure(LEVEL, Endpoint(url, "tiny"), cancelled=lambda: False)
     seen = sorted(engine.finished, key=lambda one: one.number)
     by_hashes = {

@@ -1,8 +1,10 @@
 """An engine never outlives its trial, and a device never has two engines."""
 
 import contextlib
+import errno
 import json
 import os
+import resource
 import runpy
 import select
 import signal
@@ -34,6 +36,9 @@ from autotune.engines.readiness import Ready, StartWatch, wait_ready
 from autotune.engines.supervisor import OWNER_VARIABLE
 from autotune.engines.sweep import sweep
 from autotune.errors import EnvironmentProblem
+from autotune.platforms import Platform, ascend, cuda
+
+pytestmark = pytest.mark.process
 
 FAKE = Path(__file__).parent.parent / "data" / "fault_vllm.py"
 MODEL = str(Path(autotune.__file__).parent / "demo" / "tiny-llama")
@@ -238,8 +243,8 @@ def test_a_second_supervisor_waits_for_the_device(tmp_path: Path):
         first.lock(request(tmp_path))
         pending = pool.submit(second.lock, request(tmp_path))
         with second._changed:
-            assert second._changed.wait_for(lambda: bool(second._events), 10.0)
-        assert second._events == [{"event": "waiting", "holder_pid": first.pid}]
+            assert second._changed.wait_for(lambda: len(second._events) > 1, 10.0)
+        assert second._events[1:] == [{"event": "waiting", "holder_pid": first.pid}]
         first.stop()
         assert pending.result() == Locked(("0",))
 
@@ -295,11 +300,29 @@ def test_the_idle_check_is_repeated_until_it_succeeds(tmp_path: Path):
         assert engine.stop().idle is True
 
 
-def test_devices_that_do_not_become_idle_in_time_are_reported(tmp_path: Path):
-    with EngineProcess() as engine:
+def test_devices_that_do_not_become_idle_in_time_are_reported_and_stay_locked(tmp_path: Path):
+    """The supervisor looks every few seconds; a person may end it."""
+    never = plan(tmp_path, "hang-before-ready", idle_command=("/bin/false",), idle_timeout_s=0.0)
+    with EngineProcess() as engine, EngineProcess() as following:
         engine.lock(request(tmp_path))
-        engine.launch(plan(tmp_path, "hang-before-ready", idle_command=("/bin/false",), idle_timeout_s=0.0))
+        launched = engine.launch(never)
         assert engine.stop().idle is False
+        assert ends(launched.pid)
+        assert following.lock(request(tmp_path, wait_s=0.0)) == Busy(holder_pid=engine.pid)
+        os.kill(engine.pid, signal.SIGTERM)
+        assert ends(engine.pid)
+        assert silent(engine)
+
+
+def test_a_device_is_free_once_it_is_idle_though_later_than_its_trial_waited(tmp_path: Path):
+    late = ("/bin/sh", "-c", f"test -e {tmp_path}/asked || {{ touch {tmp_path}/asked; exit 1; }}")
+    with EngineProcess() as engine, EngineProcess() as following:
+        engine.lock(request(tmp_path))
+        engine.launch(plan(tmp_path, "hang-before-ready", idle_command=late, idle_timeout_s=0.0))
+        assert engine.stop().idle is False
+        assert following.lock(request(tmp_path)) == Locked(("0",))
+        assert ends(engine.pid)
+        assert silent(engine)
 
 
 def test_a_killed_supervisor_leaves_its_device_locked_until_a_sweep_has_ended_the_engine(tmp_path: Path):
@@ -340,6 +363,70 @@ def test_a_lost_supervisor_counts_as_exited_and_stop_does_its_work(tmp_path: Pat
         assert (tmp_path / "asked").exists()
         assert following.lock(request(tmp_path, wait_s=0.0)) == Locked(("0",))
     assert ends(launched.pid)
+
+
+def test_an_engine_whose_supervisor_was_lost_is_ended_though_its_trial_was_cancelled(tmp_path: Path):
+    cancelled = threading.Event()
+    with EngineProcess(cancelled.is_set) as engine, EngineProcess() as following:
+        engine.lock(request(tmp_path))
+        launched = engine.launch(plan(tmp_path, "hang-before-ready"))
+        os.kill(engine.pid, signal.SIGKILL)
+        assert silent(engine)
+        cancelled.set()
+        engine.stop()
+        assert ends(launched.pid)
+        assert following.lock(request(tmp_path)) == Locked(("0",))
+
+
+def test_a_sweep_that_was_given_up_counts_only_what_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A process in a driver call does not hear SIGKILL: here none is sent."""
+    with subprocess.Popen(["/bin/sleep", "600"]) as stuck:
+        found = procfs.stat(stuck.pid)
+        engine = {"pid": stuck.pid, "start_time": found.start_time}
+        entry = {"pid": 4194305, "start_time": 1, "owner": "nobody", "engine": engine}
+        (tmp_path / "4194305.json").write_text(json.dumps(entry))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "kill", lambda _pid, _signal: None)
+            assert sweep(tmp_path, lambda: True) == ()
+        assert (tmp_path / "4194305.json").exists()
+        assert sweep(tmp_path) == (stuck.pid,)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOSPC])
+def test_what_the_supervisors_host_runs_out_of_is_no_broken_environment(number: int, tmp_path: Path):
+    """What the supervisor would say is put into its mouth."""
+    with EngineProcess() as engine:
+        engine.lock(request(tmp_path))
+        engine._events.append({"event": "failed", "reason": "too many", "errno": number})
+        with pytest.raises(OSError, match="too many") as raised:
+            engine.launch(plan(tmp_path))
+        assert raised.value.errno == number
+
+
+def test_a_supervisor_without_a_free_file_says_so(tmp_path: Path):
+    with EngineProcess() as engine:
+        engine.lock(request(tmp_path))
+        used = len(list(Path(f"/proc/{engine.pid}/fd").iterdir()))
+        resource.prlimit(engine.pid, resource.RLIMIT_NOFILE, (used + 1, used + 1))
+        with pytest.raises(OSError, match="Too many open files") as raised:
+            engine.launch(plan(tmp_path))
+        assert raised.value.errno == errno.EMFILE
+
+
+def test_a_file_in_the_working_folder_is_no_module_of_the_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "select.py").write_text("raise SystemExit('shadowed')\n")
+    monkeypatch.chdir(tmp_path)
+    with EngineProcess() as engine:
+        assert engine.lock(request(tmp_path)) == Locked(("0",))
+
+
+@pytest.mark.parametrize("platform", [ascend, cuda])
+def test_a_file_in_the_working_folder_is_no_module_of_the_idle_check(platform: Platform, tmp_path: Path):
+    """It fails for want of a device tool, 2, and not for a broken import, 1."""
+    (tmp_path / "subprocess.py").write_text("raise SystemExit(1)\n")
+    found = subprocess.run(platform.idle_command(["0"]), check=False, cwd=tmp_path, env={"PATH": ""})
+    assert found.returncode == 2
 
 
 def test_a_supervisor_that_is_lost_while_it_waits_for_devices_is_told_from_busy_devices(tmp_path: Path):

@@ -1,5 +1,6 @@
 """One trial without a cluster: a launch becomes a result whatever happens, and nothing is left of it."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -18,13 +19,17 @@ import psutil
 import pytest
 
 from autotune.engine_config import EngineConfig
+from autotune.engines import readback
 from autotune.engines.locks import DeviceLocks
 from autotune.engines.process import EngineProcess, LaunchPlan, LockRequest
-from autotune.platforms import cpu
+from autotune.platforms import ascend, cpu
 from autotune.results import FailureClass, Infeasible, Interrupted, Measured, TrialResult
 from autotune.trial import Control, Grant, TrialRequest, run_trial, sweep_host
+from autotune.trial import run as trial_run
 from autotune.trial.host import lock_folder
 from autotune.tuner.context import JobContext
+
+pytestmark = pytest.mark.process
 
 DATA = Path(__file__).parent.parent / "data"
 ONE_CORE = Grant((), 1)
@@ -64,6 +69,14 @@ def request(context: JobContext, arguments: dict[str, Any] | None = None, **chan
 
 def patient_for(start_timeout_s: float, context: JobContext) -> dict[str, Any]:
     return {"profile": context.profile.model_copy(update={"start_timeout_s": start_timeout_s})}
+
+
+def silent_for(stall_timeout_s: float, first_token_timeout_s: float, context: JobContext) -> dict[str, Any]:
+    """How long an engine may be silent once it has given a token, and before."""
+    return {
+        "profile": context.profile.model_copy(update={"stall_timeout_s": stall_timeout_s}),
+        "workload": context.workload.model_copy(update={"request_timeout_s": first_token_timeout_s}),
+    }
 
 
 def launch(result_of: TrialRequest) -> dict[str, Any]:
@@ -337,11 +350,55 @@ def test_a_cancel_under_load_does_not_wait_for_an_engine_that_ignores_sigterm(
     assert working_below(context.folder) == []
 
 
+class FreezesAt(CancelledAt):
+    """Freezes the engine, SIGSTOP, as soon as a stage is entered with these facts; cancelled half a second later."""
+
+    def __init__(self, stage: str, engine: Callable[[], int], **facts: Any) -> None:
+        super().__init__("", after_s=0.5)
+        self._at, self._facts, self._engine = stage, facts, engine
+
+    def enter(self, stage: Any, **facts: Any) -> None:
+        if stage == self._at and facts.items() >= self._facts.items():
+            os.kill(self._engine(), signal.SIGSTOP)
+            self._stage = stage
+        super().enter(stage, **facts)
+
+
+@pytest.mark.parametrize("done", [4, 12])
+def test_a_cancel_is_heard_within_five_seconds_while_a_frozen_engine_is_asked_for_its_counters(
+    done: int,
+    make_context: MakeContext,
+    tmp_path: Path,
+    working_below: Callable[[Path], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """It accepts connections and answers none: before the first level, after its last request, and while it ends."""
+    monkeypatch.setattr(readback, "_METRICS_TIMEOUT_S", 60.0)
+    context = make_context(tmp_path)
+    workload = context.workload.model_copy(update={"requests_per_level": 12})
+    asked = request(context, workload=workload)
+    control = FreezesAt("loading", lambda: launch(asked)["pid"], done=done)
+    outcome = run_trial(asked, ONE_CORE, control).outcome
+    assert time.monotonic() - control.cancelled_s < 5.0
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.CANCELLED
+    assert working_below(context.folder) == []
+
+
 # A lost supervisor, a stalled engine, an engine that serves nobody
 
 
 def supervisors() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "autotune.engines.supervisor" in child.cmdline()]
+    ours = set()
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            ours.add(file.readlink())
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if "autotune.engines.supervisor" in process.cmdline():
+                found += [process] if Path(f"/proc/{process.pid}/fd/0").readlink() in ours else []
+    return found
 
 
 class KillsTheSupervisorAt(Control):
@@ -384,20 +441,36 @@ def test_a_supervisor_that_is_lost_while_the_engine_ends_costs_no_measurement(
     assert working_below(asked.folder) == []
 
 
-@pytest.mark.parametrize(("tokens", "where"), [(4, "0 of 4 requests"), (400, "of 40 requests")])
-def test_an_engine_that_stalls_under_load_hangs(tokens: int, where: str, make_context: MakeContext, tmp_path: Path):
-    """After 4 tokens, the check of readiness, the warm-up already gets none."""
+@pytest.mark.parametrize(
+    ("tokens", "first_token_s", "seen"),
+    [
+        (4, 0.6, "no request got a token for 1 s"),  # the check of readiness takes four: the warm-up already gets none
+        (4, 1.4, "no request got a token for 1.4 s"),
+        (400, 30.0, "no request got a token for 1 s, with"),
+    ],
+)
+def test_an_engine_that_stalls_under_load_hangs(
+    tokens: int, first_token_s: float, seen: str, make_context: MakeContext, tmp_path: Path
+):
+    """Before the first token of a launch both limits must have passed."""
     context = make_context(tmp_path, environment={"FAULT": f"stall:{tokens}"})
-    outcome = run_trial(request(context, stall_timeout_s=1.0), ONE_CORE, Control()).outcome
+    asked = request(context, **silent_for(1.0, first_token_s, context))
+    outcome = run_trial(asked, ONE_CORE, Control()).outcome
     assert isinstance(outcome, Interrupted)
     assert outcome.evidence.failure == FailureClass.HANG
-    assert "no request got a token for 1 s" in outcome.evidence.cause
-    assert where in outcome.evidence.cause
+    assert seen in outcome.evidence.cause
+
+
+def test_a_first_token_that_comes_later_than_a_stall_may_last_is_measured(make_context: MakeContext, tmp_path: Path):
+    """The requests of the warm-up wait 1.5 s."""
+    context = make_context(tmp_path, environment={"FAULT": "compiles:1.5"})
+    asked = request(context, levels=(0,), **silent_for(1.0, 30.0, context))
+    assert isinstance(run_trial(asked, ONE_CORE, Control()).outcome, Measured)
 
 
 def test_an_engine_that_stalls_a_second_time_is_infeasible(make_context: MakeContext, tmp_path: Path):
     context = make_context(tmp_path, environment={"FAULT": "stall:4"})
-    asked = request(context, failures=1, stall_timeout_s=0.5)
+    asked = request(context, failures=1, **silent_for(0.5, 0.5, context))
     assert isinstance(run_trial(asked, ONE_CORE, Control()).outcome, Infeasible)
 
 
@@ -419,6 +492,28 @@ def test_an_attempt_after_a_killed_tuner_is_still_the_first_failure(make_context
     outcome = run_trial(request(context, attempt=3, failures=0), ONE_CORE, Control()).outcome
     assert isinstance(outcome, Interrupted)
     assert outcome.evidence.failure == FailureClass.COMMUNICATION
+
+
+# An engine that is ended by us
+
+BLAMES_A_SIGNAL = """#!/bin/sh
+trap 'echo "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor."; exit 1' TERM
+while :; do sleep 0.1; done
+"""
+
+
+def test_what_an_engine_says_of_our_signals_is_not_why_it_failed(make_context: MakeContext, tmp_path: Path):
+    """It never becomes ready, and blames the main memory when it is ended."""
+    script = tmp_path / "vllm"
+    script.write_text(BLAMES_A_SIGNAL)
+    script.chmod(0o755)
+    context = make_context(tmp_path)
+    profile = context.profile.model_copy(update={"executable": script, "start_timeout_s": 1.0})
+    asked = request(context, profile=profile)
+    outcome = run_trial(asked, ONE_CORE, Control()).outcome
+    assert "died unexpectedly (exit code: -9)" in (asked.artifacts / "engine.log").read_text()
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.HANG
 
 
 # Logs
@@ -565,6 +660,53 @@ def test_a_cancel_is_heard_while_the_device_tool_hangs(
     assert outcome.evidence.failure == FailureClass.CANCELLED
 
 
+def occupied_while(exists: Path, folder: Path) -> None:
+    """An npu-smi in a folder that shows a process on device 2 while a file exists."""
+    tables, tool = DATA / "npu_smi", folder / "npu-smi"
+    tool.write_text(
+        f'#!/bin/sh\ncase "$*" in "info -m") exec cat {tables}/m_a2.txt ;; esac\n'
+        f"test -e {exists} && exec cat {tables}/info_a2_busy_alarm.txt\nexec cat {tables}/info_a2_idle.txt\n"
+    )
+    tool.chmod(0o755)
+
+
+def test_a_device_that_a_killed_engine_is_still_leaving_is_waited_for(
+    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first question whether it is idle is also the last moment of the old engine."""
+    switch = tmp_path / "occupied"
+    switch.touch()
+    occupied_while(switch, tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    vanishes = ("/bin/sh", "-c", f"rm {switch}")
+    monkeypatch.setattr(ascend, "idle_command", lambda _: vanishes if switch.exists() else ("/bin/true",))
+    context = make_context(tmp_path, "devices.resource=NPU", platform="ascend", environment={"FAULT": "log:npu_oom"})
+    outcome = run_trial(request(context), Grant(("2",), 1), Control()).outcome
+    assert isinstance(outcome, Infeasible)
+    assert outcome.evidence.signature == "npu_oom"
+
+
+def test_a_device_that_somebody_else_keeps_is_busy_after_a_wait_that_hears_a_cancel(
+    make_context: MakeContext,
+    install_npu_smi: Callable[[Path, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    install_npu_smi(tmp_path, "info_a2_busy_alarm")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    asked = request(make_context(tmp_path, "devices.resource=NPU", platform="ascend"))
+    control = CancelledAt("waiting for devices", after_s=2.0)
+    outcome = run_trial(asked, Grant(("2",), 1), control).outcome
+    assert time.monotonic() - control.cancelled_s < 5.0
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.CANCELLED
+    monkeypatch.setattr(trial_run, "IDLE_TIMEOUT_S", 0.0)
+    outcome = run_trial(asked, Grant(("2",), 1), Control()).outcome
+    assert isinstance(outcome, Interrupted)
+    assert outcome.evidence.failure == FailureClass.BUSY
+    assert not (asked.artifacts / "launch.json").exists()
+
+
 class OccupiesTheDevice(CancelledAt):
     """From the warm-up on npu-smi shows a process on the device; cancelled while the engine ends."""
 
@@ -581,12 +723,8 @@ class OccupiesTheDevice(CancelledAt):
 def test_a_device_that_never_becomes_idle_does_not_hold_up_a_cancel_and_stays_locked(
     make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    tables, switch, tool = DATA / "npu_smi", tmp_path / "occupied", tmp_path / "npu-smi"
-    tool.write_text(
-        f'#!/bin/sh\ncase "$*" in "info -m") exec cat {tables}/m_a2.txt ;; esac\n'
-        f"test -e {switch} && exec cat {tables}/info_a2_busy_alarm.txt\nexec cat {tables}/info_a2_idle.txt\n"
-    )
-    tool.chmod(0o755)
+    switch = tmp_path / "occupied"
+    occupied_while(switch, tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     context = make_context(tmp_path, "devices.resource=NPU", platform="ascend")
     control = OccupiesTheDevice(switch)

@@ -331,7 +331,10 @@ def test_a_broken_environment_fails_the_job_after_one_launch_with_advice(
 
 
 def test_a_trial_whose_actor_was_killed_is_tried_once_more_and_the_job_goes_on(
-    make_context: MakeContext, two_npus: Devices, tmp_path: Path
+    make_context: MakeContext,
+    two_npus: Devices,
+    tmp_path: Path,
+    actor_behind: Callable[[psutil.Process], psutil.Process],
 ):
     context = make_context(
         tmp_path, ON_NPUS, "budget.trials=1", "budget.start_points=1", "budget.confirm_top=0", platform="ascend"
@@ -341,7 +344,7 @@ def test_a_trial_whose_actor_was_killed_is_tried_once_more_and_the_job_goes_on(
     def kill_the_first_baseline(event: Event) -> None:
         if not killed and event.running.get(0, {}).get("stage") == "loading":
             engine = psutil.Process(json.loads((context.folder / "trial-0000" / "launch.json").read_text())["pid"])
-            actor = engine.parents()[1]
+            actor = actor_behind(engine.parents()[0])
             killed.append(actor.pid)
             actor.kill()
 

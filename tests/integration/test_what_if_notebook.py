@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.process
+
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "what-if.ipynb"
 
 SMALL = {

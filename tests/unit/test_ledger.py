@@ -131,8 +131,8 @@ def test_a_confirmation_is_a_row_but_not_searched(desk: Desk, ledger: Ledger, ma
 
 def test_another_launch_of_a_trial_adds_up_what_it_has_occupied(desk: Desk, ledger: Ledger, make_trial: MakeTrial):
     ledger.begin(make_trial(0, KNOBS))
-    ledger.begin_again(0, 30.0)
-    again = ledger.begin_again(0, 12.5)
+    ledger.begin_again(0, occupied_device_s=30.0)
+    again = ledger.begin_again(0, occupied_device_s=12.5)
     assert (again.attempts, again.earlier_device_s) == (3, 42.5)
     assert desk.rows == ledger.trials == (again,)
 
@@ -219,7 +219,7 @@ def test_nothing_is_written_after_the_job_was_taken_over(
     desk.take()
     for write in (
         lambda: ledger.begin(make_trial(1, KNOBS)),
-        lambda: ledger.begin_again(0, 1.0),
+        lambda: ledger.begin_again(0, occupied_device_s=1.0),
         lambda: ledger.finish(0, result),
         ledger.close_open_trials,
         ledger.cancel_requested,

@@ -51,3 +51,9 @@ def test_of_another_host_nobody_here_knows():
 @pytest.mark.parametrize("name", ["", "somebody", "process one on here (boot a, tick b)"])
 def test_a_name_that_is_not_ours_is_not_known_to_be_gone(name: str):
     assert not gone(name)
+
+
+def test_a_process_of_another_container_on_this_host_is_not_known_to_be_gone():
+    """Containers may share the host's name and boot, but process 1 of one is not process 1 of the other."""
+    elsewhere = renamed(owner(), r"pid:\[\d+\]", "pid:[1]")
+    assert not gone(renamed(elsewhere, r"tick \d+", "tick 1"))

@@ -331,3 +331,14 @@ def test_when_nothing_ran_the_last_cause_is_told() -> None:
         choice.reason == "no trial could be measured; 2 could not run, the last because: The NPU's memory is exhausted."
     )
     assert choice.closest_trial is None
+
+
+def test_a_configuration_that_did_not_start_again_is_not_recommended():
+    trials = [trial(0, point(0, 300, 100)), trial(1, point(0, 400, 100))]
+    assert recommend(trials, [], SLA, broken={1}).trial == 0
+
+
+def test_when_nothing_starts_again_that_is_the_reason_and_nothing_is_recommended():
+    choice = recommend([trial(0, point(0, 300, 100)), trial(1, point(0, 400, 100))], [], SLA, broken={0, 1})
+    assert choice.trial is None
+    assert choice.reason.startswith("what met the SLA did not start again when it was to be confirmed (trials 0, 1)")

@@ -1,6 +1,7 @@
 """How the simulated engine starts, and how it refuses to: in vLLM's words, which the diagnosis understands."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,48 @@ def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path: Path) -
     assert (asked.model, asked.max_num_seqs, asked.block_size, asked.enforce_eager) == ("from-file", 9, 64, True)
 
 
+def test_an_exported_file_is_read_as_vllm_reads_it(tmp_path: Path) -> None:
+    """`no-NAME: true` denies, `NAME: false` is dropped, mappings are objects, and what is not modelled is no model."""
+    file = tmp_path / "best.yaml"
+    file.write_text(
+        "model: from-file\nload-format: dummy\nno-enable-prefix-caching: true\nenable-chunked-prefill: false\n"
+        "compilation-config:\n  cudagraph_mode: FULL\n  cudagraph_capture_sizes: [1, 2]\n"
+    )
+    asked = options.read(["serve", "--config", str(file)], {})
+    assert (asked.model, asked.enable_prefix_caching, asked.enable_chunked_prefill) == ("from-file", False, True)
+    assert asked.compilation_config == {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": [1, 2]}
+
+
+def test_the_model_after_serve_goes_before_that_of_a_config_file(tmp_path: Path) -> None:
+    file = tmp_path / "best.yaml"
+    file.write_text("model: from-file\n")
+    assert options.read(["serve", "typed", "--config", str(file)], {}).model == "typed"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--config=best.yaml",), "argument --config: --config=best.yaml is not read by vLLM"),
+        (("--config", "absent.yaml"), "FileNotFoundError: [Errno 2] No such file or directory: 'absent.yaml'"),
+        (("--config", "best.txt"), "ValueError: Config file must be of a yaml/yml type. txt supplied"),
+        (("--config",), "ValueError: No config file specified!"),
+        (("--compilation-config.cudagraph_mode", "NONE"), "--compilation-config.cudagraph_mode is not simulated"),
+        (("--max-model-len", "many"), "argument --max-model-len: invalid human_readable_int_or_auto value: 'many'"),
+        (("--kv-cache-memory-bytes", "1.5G"), "Decimals are not allowed with binary suffixes like G."),
+        (("--compilation-config", "x"), "--compilation-config/-cc: 1 validation error for CompilationConfig"),
+        (("--compilation-config", '{"cudagraph_capture_sizes": ["a"]}'), "input_value='a', input_type=str"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_says_why(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(Refused, match=re.escape(said)):
+        options.read(["serve", "m", *words], {})
+
+
+def test_sizes_may_have_suffixes() -> None:
+    asked = options.read(["serve", "m", "--max-model-len", "1.5k", "--max-num-batched-tokens", "2K"], {})
+    assert (asked.max_model_len, asked.max_num_batched_tokens) == (1500, 2048)
+
+
 def test_the_key_is_in_no_log_line() -> None:
     asked = options.read(["serve", str(TINY), "--api-key", "secret"], {})
     assert "secret" not in "\n".join(transcript.start(prepare(asked, read(TINY)), STAMP))
@@ -135,6 +178,50 @@ def test_only_some_experts_of_a_mixture_are_computed(tmp_path: Path) -> None:
     assert read(tmp_path).active_parameters == 28 * (attention + 2 * 3 * 3584 * 100)
 
 
+def test_of_experts_a_step_reads_those_that_its_tokens_are_routed_to(tmp_path: Path) -> None:
+    """Two of eight: one token reads a quarter of them, two expect 1 - 0.75 x 0.75; very many read all."""
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps(SEVEN_B | experts))
+    model = read(tmp_path)
+    expert_bytes = 28 * 8 * 3 * 3584 * 100 * 2
+    assert model.weight_bytes - model.weight_bytes_read(1) == 0.75 * expert_bytes
+    assert model.weight_bytes - model.weight_bytes_read(2) == 0.5625 * expert_bytes
+    assert model.weight_bytes_read(1000) == pytest.approx(model.weight_bytes)
+
+
+def test_a_dense_models_weights_are_read_whole(seven_b: Path) -> None:
+    model = read(seven_b)
+    assert model.weight_bytes_read(1) == model.weight_bytes
+
+
+def test_key_value_heads_are_divided_once_and_then_copied(seven_b: Path) -> None:
+    """57,344 bytes a token in four heads: 14 ranks hold as much each as four would."""
+    assert [read(seven_b).kv_shards(ranks) for ranks in (1, 2, 4, 14)] == [1, 2, 4, 4]
+    launch = start(seven_b, "-tp", "14", device="h100")
+    assert launch.kv_bytes // launch.kv_tokens == 14336
+
+
+def test_a_latent_vector_is_copied_to_every_rank(tmp_path: Path) -> None:
+    """28 layers x (512 + 64) x 2 bytes a token, however many ranks."""
+    latent = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
+    (tmp_path / "config.json").write_text(json.dumps(SEVEN_B | latent))
+    launch = start(tmp_path, "-tp", "4", device="h100")
+    assert launch.kv_bytes // launch.kv_tokens == 32256
+
+
+class TestLength:
+    def test_auto_is_the_models_own_where_that_fits(self) -> None:
+        assert start(TINY, "--max-model-len", "auto").max_model_len == 2048
+
+    def test_auto_is_what_fits_beside_the_null_block(self) -> None:
+        words = ("--num-gpu-blocks-override", "5", "--block-size", "128")
+        assert start(TINY, *words, "--max-model-len", "-1").max_model_len == 512
+
+    def test_a_request_of_the_greatest_length_fits_into_the_overridden_blocks(self) -> None:
+        words = ("--max-model-len", "1920", "--block-size", "128")
+        assert start(TINY, *words, "--num-gpu-blocks-override", "16").limits.num_blocks == 16
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("words", "signature"),
@@ -147,6 +234,8 @@ class TestRefusals:
             (("--max-num-seqs", "many"), "argument_invalid"),
             (("--data-parallel-size", "2"), "argument_invalid"),
             (("--swap-space", "4"), "argparse_unknown"),
+            (("--max-num-seqs", "0"), "config_rejected"),
+            (("--gpu-memory-utilization", "1.5"), "config_rejected"),
         ],
     )
     def test_what_vllm_refuses_is_a_configuration_error(self, words: tuple[str, ...], signature: str) -> None:
@@ -169,6 +258,62 @@ class TestRefusals:
     ) -> None:
         evidence = failure(seven_b, *words, device=device)
         assert (evidence.failure, evidence.signature) == ("oom", signature)
+
+    @pytest.mark.parametrize(
+        ("words", "signature"),
+        [
+            (("--max-model-len", "1920", "--num-gpu-blocks-override", "15"), "kv_too_small"),
+            (("--num-gpu-blocks-override", "0"), "no_cache_blocks"),
+        ],
+    )
+    def test_overridden_blocks_must_hold_a_request_of_the_greatest_length(
+        self, words: tuple[str, ...], signature: str
+    ) -> None:
+        """15 blocks of 128 are 1920 tokens, and one of them is the null block."""
+        assert failure(TINY, *words, "--block-size", "128").signature == signature
+
+    def test_auto_needs_a_block_beside_the_null_block(self) -> None:
+        with pytest.raises(Refused, match="Cannot auto-fit max_model_len: not enough GPU memory"):
+            start(TINY, "--max-model-len", "auto", "--num-gpu-blocks-override", "1")
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (
+                ("--max-num-seqs", "0"),
+                "2 validation errors for SchedulerConfig\nmax_num_batched_tokens\n  Input should be greater than or "
+                "equal to 1 [type=greater_than_equal, input_value=0, input_type=int]",
+            ),
+            (
+                ("--block-size", "-16"),
+                "1 validation error for CacheConfig\nblock_size\n  Input should be greater than 0 [type=greater_than, "
+                "input_value=-16, input_type=int]",
+            ),
+            (
+                ("--tensor-parallel-size", "0"),
+                "1 validation error for ParallelConfig\ntensor_parallel_size\n  Input should be greater than or equal "
+                "to 1 [type=greater_than_equal, input_value=0, input_type=int]",
+            ),
+            (
+                ("--gpu-memory-utilization", "1.5"),
+                "1 validation error for CacheConfig\ngpu_memory_utilization\n  Input should be less than or equal to 1 "
+                "[type=less_than_equal, input_value=1.5, input_type=float]",
+            ),
+            (
+                ("--max-model-len", "-5"),
+                "1 validation error for ModelConfig\nmax_model_len\n  Input should be greater than or equal to -1 "
+                "[type=greater_than_equal, input_value=-5, input_type=int]",
+            ),
+            (("--max-model-len", "0"), "Value error, max_model_len must be a positive integer, got int: 0."),
+            (("--compilation-config", '{"cudagraph_mode": "bogus"}'), "KeyError: 'BOGUS'"),
+        ],
+    )
+    def test_a_value_out_of_range_is_refused_in_the_words_of_vllm(self, words: tuple[str, ...], said: str) -> None:
+        """As vLLM 0.32 was heard to say; room for the cache given in the environment excuses nothing."""
+        with pytest.raises(Refused) as caught:
+            start(TINY, *words, VLLM_CPU_KVCACHE_SPACE="1")
+        assert said in "\n".join(caught.value.lines)
+        assert caught.value.exit_code == 1
 
     def test_buffers_for_collectives_need_room_beside_the_share(self, seven_b: Path) -> None:
         """A communicator takes twice HCCL_BUFFSIZE: with 1024 MiB there is no room left beside 0.94."""
@@ -252,6 +397,21 @@ class TestCost:
         """8192 tokens x 2 x 6.5 billion weights in layers, at 60 % of 989 TFLOPS, are 180 ms; attention adds some."""
         work = Work(8192, 1, 8192 * 8193 / 2, 8192, decode_only=False)
         assert 0.18 < start(seven_b, device="h100").cost.step_s(work) < 0.22
+
+    def test_few_sequences_of_a_mixture_of_experts_read_few_experts(self, tmp_path: Path) -> None:
+        """Qwen3-30B-A3B: 58 of its 61 GB are experts, of which one token reads one in sixteen."""
+        mixture = {
+            "num_hidden_layers": 48,
+            "hidden_size": 2048,
+            "num_attention_heads": 32,
+            "head_dim": 128,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+        }
+        (tmp_path / "config.json").write_text(json.dumps(SEVEN_B | mixture))
+        cost = start(tmp_path, "--max-model-len", "4096", device="h100").cost
+        assert cost.step_s(decode(1)) < cost.step_s(decode(128)) / 5
 
     def test_eager_mode_pays_for_every_launch(self, seven_b: Path) -> None:
         graphs = start(seven_b, device="ascend-910b").cost.step_s(decode(8))

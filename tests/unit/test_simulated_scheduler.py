@@ -80,10 +80,37 @@ def test_a_finished_request_gives_its_blocks_back() -> None:
     assert state.pool.used == 0
 
 
-def test_without_chunked_prefill_a_prompt_is_computed_whole_and_alone() -> None:
+def test_without_chunked_prefill_a_prompt_waits_until_all_of_it_fits_into_the_step() -> None:
     bounds = limits(chunked_prefill=False)
     state = state_of(request(1, 5), request(2, 6))
-    assert [step(state, bounds) for _ in range(3)] == [[(1, 5)], [(2, 6)], [(1, 1), (2, 1)]]
+    assert [step(state, bounds) for _ in range(3)] == [[(1, 5)], [(1, 1), (2, 6)], [(1, 1), (2, 1)]]
+
+
+def test_without_chunked_prefill_a_prompt_of_the_whole_budget_gets_in_when_nobody_runs_any_more() -> None:
+    """It never fits beside a decode; nobody overtakes it, so those that run come to their end."""
+    bounds = limits(chunked_prefill=False)
+    state = state_of(request(1, 2, answer=3), request(2, 8, answer=1), request(3, 1, answer=1))
+    assert run_out(state, bounds) == [[(1, 2)], [(1, 1)], [(1, 1)], [(2, 8)], [(3, 1)]]
+
+
+def test_a_request_is_admitted_only_when_its_whole_prompt_fits_into_the_cache() -> None:
+    """Its first chunk needs two blocks of the three that are free, the whole prompt four."""
+    bounds = limits(num_blocks=5, prefix_caching=False)
+    first = request(1, 8, answer=2)
+    state = state_of(first, blocks=5)
+    step(state, bounds)
+    state.waiting.append(request(2, 16, answer=1))
+    assert step(state, bounds) == [(1, 1)]
+    assert step(state, bounds) == [(2, 8)]  # the first has finished: all five are free
+    assert state.preemptions == 0
+
+
+def test_the_first_chunk_is_enough_where_the_reservation_is_switched_off() -> None:
+    bounds = limits(num_blocks=5, prefix_caching=False, reserve_full_isl=False)
+    state = state_of(request(1, 8, answer=2), blocks=5)
+    step(state, bounds)
+    state.waiting.append(request(2, 16, answer=1))
+    assert step(state, bounds) == [(1, 1), (2, 7)]
 
 
 def test_when_the_blocks_run_out_the_request_admitted_last_is_computed_anew() -> None:
@@ -95,6 +122,17 @@ def test_when_the_blocks_run_out_the_request_admitted_last_is_computed_anew() ->
     assert (first.preemptions, second.preemptions, state.preemptions) == (0, 1, 1)
     assert steps[1] == [(1, 1)]  # the second one loses its block to the first
     assert steps[4] == [(2, 5)]  # its prompt and its first token once more
+
+
+def test_what_a_preempted_request_finds_again_is_no_cache_hit() -> None:
+    """Both look up four tokens once; the second one, preempted, finds its own prompt, which nobody is told."""
+    bounds = limits(num_blocks=4)
+    first, second = (request(n, 0, answer=6, tokens=(n,) * 4) for n in (1, 2))
+    state = state_of(first, second, blocks=4)
+    steps = run_out(state, bounds)
+    assert second.preemptions == 1
+    assert steps[-1] == [(2, 5)]  # of its nine tokens: the block of its prompt was still there
+    assert (state.cache_queries, state.cache_hits) == (8, 0)
 
 
 def test_a_cached_prefix_is_not_computed_again() -> None:

@@ -12,6 +12,7 @@ from autotune.engines.simulated.core import Core
 from autotune.engines.simulated.launch import prepare
 from autotune.engines.simulated.model import read
 from autotune.engines.simulated.replay import play
+from autotune.engines.simulated.scheduler import Request
 from autotune.loading import load
 from autotune.model_card import read_model
 from autotune.results import FailureClass, Infeasible, Interrupted, Load, Measured, RequestRecord
@@ -108,6 +109,27 @@ def test_a_request_that_takes_too_long_fails_and_is_dropped() -> None:
     assert [record.error for record in records] == ["no complete answer within 1 s"] * 2
     assert [record.end_s for record in records] == [1.0, 1.0]
     assert (engine.idle, engine.state.pool.used) == (True, 0)
+
+
+def test_an_answer_whose_last_token_comes_after_the_deadline_is_a_failure() -> None:
+    """The one step takes longer than 1 ms; the user gives up at the deadline and sends the next question then."""
+    engine = core()
+    records = played(engine, plan((0.0, 10, 1), (0.0, 10, 1), users=1, timeout_s=0.001))
+    assert [record.error for record in records] == ["no complete answer within 0.001 s"] * 2
+    assert [(record.sent_s, record.end_s) for record in records] == [(0.0, 0.001), (0.001, 0.002)]
+    assert [record.token_times_s for record in records] == [(), ()]
+    assert (engine.idle, engine.state.pool.used) == (True, 0)
+
+
+def test_an_answer_that_is_complete_at_the_deadline_counts() -> None:
+    (record,) = played(core(), plan((0.0, 10, 5)))
+    (again,) = played(core(), plan((0.0, 10, 5), timeout_s=record.end_s))
+    assert again == record
+
+
+def test_no_request_that_can_never_fit_gets_into_the_engine() -> None:
+    with pytest.raises(ValueError, match="250 \\+ 20 tokens, of 256"):
+        core().submit(Request(number=1, arrival_s=0.0, prompt_tokens=250, max_tokens=20))
 
 
 def test_a_request_beyond_the_models_length_is_refused() -> None:

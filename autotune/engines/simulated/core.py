@@ -61,7 +61,8 @@ class Core:
     _numbers: int = 0
 
     def __post_init__(self) -> None:
-        self.state = State(pool=BlockPool(self.launch.limits.num_blocks))
+        # vLLM keeps one block of the pool for itself, the null block, which pads block tables.
+        self.state = State(pool=BlockPool(self.launch.limits.num_blocks - 1))
 
     @property
     def idle(self) -> bool:
@@ -86,8 +87,11 @@ class Core:
     def submit(self, request: Request) -> None:
         """A request comes to the server at its `arrival_s`, not before those that were submitted earlier.
 
-        The API server reads, tokenizes and hands over one request after the other.
+        The API server reads, tokenizes and hands over one request after the other. Raises ValueError for a request
+        beyond the model's length, which both modes refuse before: it could wait for blocks for ever.
         """
+        if request.prompt_tokens + request.max_tokens > self.launch.max_model_len:
+            raise ValueError(f"{request.prompt_tokens} + {request.max_tokens} tokens, of {self.launch.max_model_len}")
         self._server_free_s = max(self._server_free_s, request.arrival_s) + self.launch.device.request_s
         request.ready_s = self._server_free_s
         self._arrivals.append(request)

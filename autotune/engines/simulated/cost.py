@@ -49,9 +49,10 @@ class Cost:
 
         max(FLOPs / peak, bytes / bandwidth) on the device (the roofline of Williams, Waterman and Patterson, CACM
         52(4), 2009): 2 FLOPs per weight and token plus 4 x head size x heads per query-key pair and layer; the weights
-        are read once per step and each sequence's keys and values once. All-reduces (two a layer) are added when the
-        tensors are split, and the host's time per step, which is hidden behind the device's when steps are prepared
-        ahead. Steps are the iterations of Orca (Yu et al., OSDI 2022).
+        are read once per step (of experts, those that some token is routed to) and each sequence's keys and values
+        once. All-reduces (two a layer) are added when the tensors are split, and the host's time per step, which is
+        hidden behind the device's when steps are prepared ahead. Steps are the iterations of Orca (Yu et al., OSDI
+        2022).
         """
         device_s = self._launch_s(work) + self._roofline_s(work) + self._all_reduce_s(work.tokens)
         device = self._device
@@ -74,11 +75,12 @@ class Cost:
             + 2.0 * model.head_parameters * work.sequences
             + 4.0 * model.layers * model.heads * model.head_size * work.pairs
         )
-        moved = model.weight_bytes + model.kv_bytes_per_token * (work.read_tokens + work.tokens)
+        kv_bytes = model.kv_bytes_per_token * (work.read_tokens + work.tokens)
+        moved = model.weight_bytes_read(work.tokens) / self._ranks + kv_bytes / model.kv_shards(self._ranks)
         efficiency = 1.0 if self._graphs.compiled else device.eager_efficiency
-        compute_s = flops / (device.flops * device.compute_efficiency)
+        compute_s = flops / (self._ranks * device.flops * device.compute_efficiency)
         memory_s = moved / (device.bandwidth * device.bandwidth_efficiency)
-        return max(compute_s, memory_s) / (efficiency * self._ranks)
+        return max(compute_s, memory_s) / efficiency
 
     def _all_reduce_s(self, tokens: int) -> float:
         """Two all-reduces a layer (Shoeybi et al., Megatron-LM, arXiv:1909.08053), as rings: 2 (n-1)/n of the data."""

@@ -7,18 +7,25 @@ from typing import Any
 
 from autotune.engines.simulated.cost import Cost, Graphs
 from autotune.engines.simulated.devices import DEVICES, Device, chosen
+from autotune.engines.simulated.memory import blocks, check_one_request, fitted_length, profiled_bytes
 from autotune.engines.simulated.model import Model
-from autotune.engines.simulated.options import Options
-from autotune.engines.simulated.refusal import Refused, by_config, by_core, by_parser, by_worker
+from autotune.engines.simulated.options import AUTO, Options
+from autotune.engines.simulated.refusal import (
+    OutOfRange,
+    by_config,
+    by_core,
+    by_fields,
+    by_interpreter,
+    by_parser,
+    by_worker,
+)
 from autotune.engines.simulated.scheduler import Limits
 
-_GIB = 2**30
 _STREAMS = 2048  # per NPU; vllm-ascend leaves some of them free when it chooses the sizes itself
 _LARGEST_CAPTURE = 512
-_GRAPH_BYTES = {"cuda": 8 * 2**20, "ascend": 6 * 2**20, "cpu": 0}  # of one captured size
+_GRAPH_MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+_NUMBERED_GRAPH_MODES = 3
 _AIV_LINK_FACTOR = 0.6  # all-reduces unrolled by the vector cores start sooner
-_HCCL_BUFFER_MIB = 200
-_TRUE = frozenset({"1", "true", "True"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +53,19 @@ def prepare(options: Options, model: Model) -> Launch:
     """
     device = _device(options)
     length = _max_model_len(options, model)
+    _check_cache(options)
+    _check_parallel(options)
     limits = _scheduler_limits(options, device, length)
-    _check_parallel(options, model)
+    _check_heads(options, model)
     block_size = _block_size(options, device)
     graphs, sizes = _graphs(options, device, limits.max_num_seqs)
-    kv_bytes = _kv_bytes(options, device, model, limits, len(sizes))
-    per_token = math.ceil(model.kv_bytes_per_token / options.tensor_parallel_size)
-    _check_one_request(kv_bytes, per_token, length, block_size)
+    kv_bytes = profiled_bytes(options, device, model, limits, len(sizes))
+    block_bytes = math.ceil(model.kv_bytes_per_token / model.kv_shards(options.tensor_parallel_size)) * block_size
+    num_blocks = blocks(options, kv_bytes, block_bytes)
+    if options.max_model_len == AUTO:
+        length = fitted_length(num_blocks, block_size, length)
+    check_one_request(num_blocks, block_bytes, block_size, length)
     _check_capture(options, device, model, sizes, graphs)
-    blocks = options.num_gpu_blocks_override or kv_bytes // (per_token * block_size)
     environment = options.environment
     asked = device.async_scheduling if options.async_scheduling is None else options.async_scheduling
     cost = Cost(
@@ -69,7 +80,7 @@ def prepare(options: Options, model: Model) -> Launch:
         options=options,
         device=device,
         model=model,
-        limits=limits.sized(block_size=block_size, num_blocks=blocks),
+        limits=limits.sized(block_size=block_size, num_blocks=num_blocks),
         max_model_len=length,
         kv_bytes=kv_bytes,
         cost=cost,
@@ -86,26 +97,47 @@ def _device(options: Options) -> Device:
 def _max_model_len(options: Options, model: Model) -> int:
     derived = model.max_positions or 2048
     asked = options.max_model_len
-    if asked is not None and asked > derived:
+    if asked is None or asked == AUTO:
+        return derived
+    if asked < AUTO:
+        raise by_fields("ModelConfig", [OutOfRange("max_model_len", asked, "greater_than_equal", AUTO)])
+    if asked == 0:
+        raise by_config(
+            "ModelConfig", "max_model_len must be a positive integer, got int: 0. Example: max_model_len=2048"
+        )
+    if asked > derived:
         raise by_config(
             "ModelConfig",
             f"User-specified max_model_len ({asked}) is greater than the derived max_model_len "
             f"(max_position_embeddings={float(derived)} or model_max_length=None in model's config.json). To allow "
             "overriding this maximum, set the env var VLLM_ALLOW_LONG_MAX_MODEL_LEN=1.",
         )
-    return asked or derived
+    return asked
+
+
+def _check_cache(options: Options) -> None:
+    wrong = []
+    if options.block_size is not None and options.block_size <= 0:
+        wrong.append(OutOfRange("block_size", options.block_size, "greater_than", 0))
+    share = options.gpu_memory_utilization
+    if share <= 0:
+        wrong.append(OutOfRange("gpu_memory_utilization", share, "greater_than", 0))
+    if share > 1:
+        wrong.append(OutOfRange("gpu_memory_utilization", share, "less_than_equal", 1))
+    if wrong:
+        raise by_fields("CacheConfig", wrong)
 
 
 def _scheduler_limits(options: Options, device: Device, length: int) -> Limits:
     """The defaults of vLLM (`EngineArgs._set_default_max_num_seqs_and_batched_tokens_args`) and its checks."""
-    seqs = options.max_num_seqs or device.max_num_seqs
+    seqs = device.max_num_seqs if options.max_num_seqs is None else options.max_num_seqs
     tokens = options.max_num_batched_tokens
     if tokens is None:
         default = device.max_num_batched_tokens
         tokens = min(seqs * length, default if options.enable_chunked_prefill else max(default, length))
-        seqs = seqs if options.max_num_seqs else min(seqs, tokens)
-    elif options.max_num_seqs is None:
+    if options.max_num_seqs is None:
         seqs = min(seqs, tokens)
+    _check_at_least_one("SchedulerConfig", max_num_batched_tokens=tokens, max_num_seqs=seqs)
     if tokens < length and not options.enable_chunked_prefill:
         raise by_config(
             "SchedulerConfig",
@@ -123,14 +155,25 @@ def _scheduler_limits(options: Options, device: Device, length: int) -> Limits:
         max_num_batched_tokens=tokens,
         chunked_prefill=options.enable_chunked_prefill,
         prefix_caching=options.enable_prefix_caching,
+        reserve_full_isl=options.scheduler_reserve_full_isl,
     )
 
 
-def _check_parallel(options: Options, model: Model) -> None:
+def _check_at_least_one(config: str, **values: int) -> None:
+    wrong = [OutOfRange(name, value, "greater_than_equal", 1) for name, value in values.items() if value < 1]
+    if wrong:
+        raise by_fields(config, wrong)
+
+
+def _check_parallel(options: Options) -> None:
+    _check_at_least_one("ParallelConfig", tensor_parallel_size=options.tensor_parallel_size)
     for name in ("pipeline_parallel_size", "data_parallel_size"):
         if getattr(options, name) != 1:
             flag = name.replace("_", "-")
             raise by_parser(f"argument --{flag}: {getattr(options, name)} is not simulated, only 1")
+
+
+def _check_heads(options: Options, model: Model) -> None:
     if model.heads % options.tensor_parallel_size:
         raise by_config(
             "VllmConfig",
@@ -140,7 +183,7 @@ def _check_parallel(options: Options, model: Model) -> None:
 
 
 def _block_size(options: Options, device: Device) -> int:
-    asked = options.block_size or device.block_size
+    asked = device.block_size if options.block_size is None else options.block_size
     if device.family == "cpu" and asked % 32:
         raise by_core(f"ValueError: No common block size for {asked} (CPU_ATTN: [MultipleOf(32)])")
     if device.family == "ascend" and asked % 128:
@@ -154,7 +197,7 @@ def _block_size(options: Options, device: Device) -> int:
 
 def _graphs(options: Options, device: Device, max_num_seqs: int) -> tuple[Graphs, tuple[int, ...]]:
     """What is captured, and at which batch sizes."""
-    mode = str(options.compilation_config.get("cudagraph_mode", "FULL_AND_PIECEWISE")).upper()
+    mode = _graph_mode(options.compilation_config)
     if options.enforce_eager:
         return Graphs(full=False, piecewise=False, largest=0, compiled=False), ()
     if device.family == "cpu" or mode == "NONE":
@@ -162,6 +205,18 @@ def _graphs(options: Options, device: Device, max_num_seqs: int) -> tuple[Graphs
     sizes = _capture_sizes(options.compilation_config, device, max_num_seqs)
     graphs = Graphs(full="FULL" in mode, piecewise="PIECEWISE" in mode, largest=max(sizes, default=0))
     return graphs, sizes
+
+
+def _graph_mode(config: Mapping[str, Any]) -> str:
+    """The name of a mode, which may be given by its number; a wrong one is a KeyError in vLLM, which ends it."""
+    given = config.get("cudagraph_mode")
+    if given is None:
+        return _GRAPH_MODES[-1]
+    if isinstance(given, int) and 0 <= given < _NUMBERED_GRAPH_MODES:
+        return _GRAPH_MODES[given]
+    if str(given).upper() not in _GRAPH_MODES:
+        raise by_interpreter(f"KeyError: {str(given).upper()!r}")
+    return str(given).upper()
 
 
 def _capture_sizes(config: Mapping[str, Any], device: Device, max_num_seqs: int) -> tuple[int, ...]:
@@ -196,104 +251,4 @@ def _check_capture(options: Options, device: Device, model: Model, sizes: tuple[
         raise by_worker(
             "RuntimeError: NPU function error: c10_npu::acl::AclmdlRICaptureBegin(capture_stream_, capture_mode), "
             "error code is 207008\n[Error]: Stream resources are insufficient."
-        )
-
-
-def _kv_bytes(options: Options, device: Device, model: Model, limits: Limits, captured: int) -> int:
-    """Bytes of one rank for the KV cache; at most 0 when nothing is left. Raises Refused when the device runs out."""
-    total = device.memory_bytes
-    space = options.environment.get("VLLM_CPU_KVCACHE_SPACE")
-    if device.family == "cpu" and space:
-        return _requested_main_memory(float(space), device)
-    weights = math.ceil(model.weight_bytes / options.tensor_parallel_size)
-    if weights > total - device.outside_bytes:
-        raise _out_of_memory(device, wanted=weights // model.layers, allocated=total - device.outside_bytes)
-    share = options.gpu_memory_utilization * total
-    _check_share(options, device)
-    graph_bytes = _GRAPH_BYTES[device.family] * captured
-    outside = device.outside_bytes + _communication_bytes(options, device) + graph_bytes
-    if options.kv_cache_memory_bytes:
-        share = options.kv_cache_memory_bytes + weights + _activation_bytes(options, model, limits)
-    if share + outside > total:
-        raise _out_of_memory(device, wanted=max(graph_bytes, 22 * 2**20), allocated=int(share))
-    return int(share - weights - _activation_bytes(options, model, limits))
-
-
-def _requested_main_memory(space_gib: float, device: Device) -> int:
-    free = device.memory_bytes - device.outside_bytes
-    if space_gib * _GIB > free:
-        raise by_worker(
-            f"ValueError: Available memory on node 0 ({free / _GIB:.2f}/{device.memory_bytes / _GIB:.2f} GiB) on kv "
-            f"cache allocation is less than requested memory for kv ({space_gib} GiB). Decrease "
-            "--kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory used by other processes."
-        )
-    return int(space_gib * _GIB)
-
-
-def _check_share(options: Options, device: Device) -> None:
-    share = options.gpu_memory_utilization
-    if not 0 < share <= 1:
-        raise by_config("CacheConfig", f"GPU memory utilization must be in (0, 1]. Got {share}.")
-    free = device.memory_bytes - device.outside_bytes
-    if device.family == "cpu" and share * device.memory_bytes > free:
-        raise by_worker(
-            f"ValueError: Available memory on node 0 ({free / _GIB:.2f}/{device.memory_bytes / _GIB:.2f} GiB) on "
-            f"startup is less than desired CPU memory utilization ({share}, {share * device.memory_bytes / _GIB:.2f} "
-            "GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the fraction of CPU memory "
-            "reserved (despite its name)."
-        )
-
-
-def _activation_bytes(options: Options, model: Model, limits: Limits) -> int:
-    """The peak while a full step runs: hidden states, both halves of the feed-forward part, and the logits."""
-    per_token = 2 * (6 * model.hidden + 3 * model.intermediate // options.tensor_parallel_size)
-    return per_token * limits.max_num_batched_tokens + 4 * model.vocabulary * limits.max_num_seqs
-
-
-def _communication_bytes(options: Options, device: Device) -> int:
-    """HCCL takes twice its buffer per communicator; NCCL's buffers are of the same order."""
-    if options.tensor_parallel_size == 1 or device.family == "cpu":
-        return 0
-    return 2 * int(options.environment.get("HCCL_BUFFSIZE", _HCCL_BUFFER_MIB)) * 2**20
-
-
-def _out_of_memory(device: Device, *, wanted: int, allocated: int) -> Refused:
-    total, free = device.memory_bytes / _GIB, max(0, device.memory_bytes - device.outside_bytes - allocated) / 2**20
-    if device.family == "cuda":
-        return by_worker(
-            f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {wanted / _GIB:.2f} GiB. GPU 0 has a total "
-            f"capacity of {total:.2f} GiB of which {free:.2f} MiB is free."
-        )
-    if device.family == "ascend":
-        held = allocated / _GIB
-        return by_worker(
-            f"RuntimeError: NPU out of memory. Tried to allocate {wanted / 2**20:.2f} MiB (NPU 0; {total:.2f} GiB "
-            f"total capacity; {held:.2f} GiB already allocated; {held:.2f} GiB current active; {free:.2f} MiB free; "
-            f"{held:.2f} GiB reserved in total by PyTorch) If reserved memory is >> allocated memory try setting "
-            "max_split_size_mb to avoid fragmentation."
-        )
-    return by_worker(
-        "RuntimeError: [enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you "
-        f"tried to allocate {wanted} bytes. Error code 12 (Cannot allocate memory)"
-    )
-
-
-def _check_one_request(kv_bytes: int, per_token: int, length: int, block_size: int) -> None:
-    """As vLLM's `check_enough_kv_cache_memory`: one request of the greatest length must fit."""
-    if kv_bytes <= 0:
-        raise by_core(
-            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when "
-            "initializing the engine (this flag also controls CPU memory reservation on the CPU backend, despite its "
-            "name). See https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details."
-        )
-    needed = math.ceil(length / block_size) * block_size * per_token
-    if needed > kv_bytes:
-        longest = kv_bytes // per_token // block_size * block_size
-        raise by_core(
-            f"ValueError: To serve at least one request with the model's max seq len ({length}), "
-            f"({needed / _GIB:.2f} GiB KV cache is needed, which is larger than the available KV cache memory "
-            f"({kv_bytes / _GIB:.2f} GiB). Based on the available memory, the estimated maximum model length is "
-            f"{longest}. Try increasing `gpu_memory_utilization` (which also controls CPU memory on the CPU backend) "
-            "or decreasing `max_model_len` when initializing the engine. See "
-            "https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details."
         )

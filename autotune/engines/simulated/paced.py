@@ -70,11 +70,12 @@ class PacedEngine:
                 self._arrived.set()
 
     def _forget_dropped(self) -> None:
-        if self._dropped:
-            self.core.drop(self._dropped)
-            for _ in self._dropped:
+        dropped = [request for request in self._dropped if not request.finished]  # not by the step that just ended
+        self._dropped = []
+        if dropped:
+            self.core.drop(dropped)
+            for _ in dropped:
                 self.metrics.aborted()
-            self._dropped = []
 
     def _now_s(self) -> float:
         return time.monotonic() - self._started_s

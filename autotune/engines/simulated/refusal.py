@@ -1,6 +1,25 @@
 """How a start that fails is told: the engine's last words and its exit code."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+_COMPARISONS = {
+    "greater_than": "greater than",
+    "greater_than_equal": "greater than or equal to",
+    "less_than_equal": "less than or equal to",
+}
+_MORE = "    For further information visit https://errors.pydantic.dev/2.14/v/"
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfRange:
+    """A field of one of vLLM's configurations whose value breaks the bound that it is declared with."""
+
+    field: str
+    value: float
+    must_be: Literal["greater_than", "greater_than_equal", "less_than_equal"]
+    bound: int
 
 
 class Refused(Exception):
@@ -25,9 +44,31 @@ def by_config(config: str, problem: str) -> Refused:
             "Traceback (most recent call last):",
             f"pydantic_core._pydantic_core.ValidationError: 1 validation error for {config}",
             f"  Value error, {problem} [type=value_error, input_value=ArgsKwargs((), {{}}), input_type=ArgsKwargs]",
-            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+            f"{_MORE}value_error",
         ]
     )
+
+
+def by_fields(config: str, wrong: Sequence[OutOfRange]) -> Refused:
+    """What pydantic says of fields that are out of their range."""
+    lines = [
+        "Traceback (most recent call last):",
+        f"pydantic_core._pydantic_core.ValidationError: {_counted(len(wrong))} for {config}",
+    ]
+    for one in wrong:
+        given = f"input_value={one.value!r}, input_type={type(one.value).__name__}"
+        must_be = f"Input should be {_COMPARISONS[one.must_be]} {one.bound}"
+        lines += [one.field, f"  {must_be} [type={one.must_be}, {given}]", f"{_MORE}{one.must_be}"]
+    return Refused(lines)
+
+
+def by_interpreter(error: str) -> Refused:
+    """What Python says of an exception that vLLM raises before it starts the engine, and does not catch."""
+    return Refused(["Traceback (most recent call last):", error])
+
+
+def _counted(errors: int) -> str:
+    return f"{errors} validation error{'s' if errors > 1 else ''}"
 
 
 def by_core(error: str) -> Refused:

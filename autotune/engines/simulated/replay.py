@@ -74,8 +74,11 @@ class _Level:
         if end_s is None:  # all that is outstanding was refused or timed out
             self._expire(math.inf)
             return
-        for request in core.end(end_s).finished:
-            self._finish(request)
+        finished = core.end(end_s).finished
+        self._expire(end_s)
+        for request in finished:
+            if request.number in self._open:  # else its last token came too late
+                self._finish(request)
         core.skip(min(self._next_arrival_s(), self._deadline_s()))
         self._expire(core.now_s)
 
@@ -123,17 +126,20 @@ class _Level:
         return math.inf
 
     def _expire(self, now_s: float) -> None:
-        """Fail the requests whose time is over; the engine drops them."""
-        timeout_s = self._plan.request_timeout_s
-        while self._open and self._deadline_s() <= now_s:
-            planned, request = self._open.pop(next(iter(self._open)))
+        """Fail the requests whose time is over, also if the last token came later in the same step; the engine drops
+        them. Users of a closed loop send the next request at the deadline, as they do over HTTP.
+        """
+        while self._open and (deadline_s := self._deadline_s()) <= now_s:
+            number, (planned, request) = next(iter(self._open.items()))
+            if request.finished and request.token_times_s[-1] <= deadline_s:
+                return  # on the dot
+            del self._open[number]
             self._core.drop([request])
-            deadline_s = request.arrival_s + timeout_s
             given = [time_s for time_s in request.token_times_s if time_s <= deadline_s]
-            error = f"no complete answer within {timeout_s:g} s"
+            error = f"no complete answer within {self._plan.request_timeout_s:g} s"
             self._record(planned, request.arrival_s, deadline_s, given, error)
             if self._plan.max_concurrency is not None:
-                self._send_next(max(deadline_s, self._core.now_s))
+                self._send_next(deadline_s)
 
     def _record(
         self, planned: PlannedRequest, sent_s: float, end_s: float, token_times_s: list[float], error: str | None

@@ -24,6 +24,7 @@ class Limits:
     num_blocks: int = 1
     chunked_prefill: bool = True
     prefix_caching: bool = True
+    reserve_full_isl: bool = True  # admit nobody before all of its known tokens fit, not only its first chunk
 
     def sized(self, *, block_size: int, num_blocks: int) -> "Limits":
         """The same limits with this KV cache."""
@@ -79,8 +80,8 @@ class State:
     waiting: deque[Request] = field(default_factory=deque)
     running: list[Request] = field(default_factory=list)
     preemptions: int = 0
-    cache_queries: int = 0  # tokens looked up in the prefix cache
-    cache_hits: int = 0  # tokens found there
+    cache_queries: int = 0  # tokens looked up in the prefix cache, but for requests that were preempted
+    cache_hits: int = 0  # tokens found there, likewise
 
     @property
     def busy(self) -> bool:
@@ -102,15 +103,14 @@ def schedule(state: State, limits: Limits) -> Step:
     """The next step; empty when nothing can be computed.
 
     Gives blocks to what it schedules, preempts where they run out, and moves admitted requests from `waiting` to
-    `running`. Call `complete` with the step before the next one is scheduled.
+    `running`. Call `complete` with the step before the next one is scheduled. Without chunked prefill too, whoever runs
+    goes first; the difference is that a prompt waits until the rest of the budget holds all of it.
     """
-    if not limits.chunked_prefill and (admitted := _admit(state, limits, limits.max_num_batched_tokens)):
-        return Step(tuple(admitted), len(admitted), decode_only=False)
     preempted_before = state.preemptions
     chunks = _continue_running(state, limits)
     decode_only = all(request.known - request.computed == 1 for request, _ in chunks)
-    admitted = []
-    if limits.chunked_prefill and state.preemptions == preempted_before:
+    admitted: list[tuple[Request, int]] = []
+    if state.preemptions == preempted_before:
         admitted = _admit(state, limits, limits.max_num_batched_tokens - sum(count for _, count in chunks))
     return Step((*chunks, *admitted), len(admitted), decode_only=decode_only and not admitted)
 
@@ -188,7 +188,11 @@ def _continue_running(state: State, limits: Limits) -> list[tuple[Request, int]]
 
 
 def _admit(state: State, limits: Limits, budget: int) -> list[tuple[Request, int]]:
-    """Admit waiting requests in order until a slot, the budget, or the blocks run out."""
+    """Admit waiting requests in order until a slot, the budget, or the blocks run out.
+
+    As vLLM's `scheduler_reserve_full_isl`, which is on by default, the blocks for all known tokens must be free
+    (`KVCacheManager.allocate_slots`, `full_sequence_must_fit`); only those of the first chunk are given out.
+    """
     admitted: list[tuple[Request, int]] = []
     while state.waiting and budget > 0 and len(state.running) < limits.max_num_seqs:
         request = state.waiting[0]
@@ -198,19 +202,23 @@ def _admit(state: State, limits: Limits, budget: int) -> list[tuple[Request, int
         if not limits.chunked_prefill and count > budget:
             break
         count = min(count, budget)
-        needed = -(-(found + count) // limits.block_size) - len(cached)
-        if needed > state.pool.free - state.pool.idle(cached):
+        must_fit = request.known if limits.reserve_full_isl else found + count
+        if _blocks(must_fit, limits) - len(cached) > state.pool.free - state.pool.idle(cached):
             break
         state.pool.share(cached)
-        request.blocks = cached + state.pool.take(needed)
+        request.blocks = cached + state.pool.take(_blocks(found + count, limits) - len(cached))
         request.computed = found
-        if limits.prefix_caching:
+        if limits.prefix_caching and not request.preemptions:  # vLLM counts the others apart (PrefixCacheStats)
             state.cache_queries += request.known
             state.cache_hits += found
         state.running.append(state.waiting.popleft())
         admitted.append((request, count))
         budget -= count
     return admitted
+
+
+def _blocks(tokens: int, limits: Limits) -> int:
+    return -(-tokens // limits.block_size)
 
 
 def _cached_blocks(pool: BlockPool, request: Request, limits: Limits) -> list[int]:
