@@ -733,7 +733,8 @@ def test_a_device_that_never_becomes_idle_does_not_hold_up_a_cancel_and_stays_lo
     assert isinstance(outcome, Measured)
     locks = DeviceLocks(lock_folder() / "ascend")
     assert locks.acquire(("2",), 1) is None
+    holder = psutil.Process(locks.holder_pid)
     switch.unlink()
-    psutil.wait_procs(supervisors(), timeout=60)
+    holder.wait(timeout=60)
     assert locks.acquire(("2",), 1) == ("2",)
     locks.close()
