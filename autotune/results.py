@@ -1,7 +1,6 @@
-"""What trials bring home: request records, load points, outcomes, the front and the recommendation."""
+"""What trials bring home: load points, outcomes, the front and the recommendation."""
 
 import enum
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -10,30 +9,18 @@ from pydantic import Field
 from autotune.engine_config import EngineConfig
 from autotune.records import Record
 
-
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """One request as the client saw it. Times are seconds on the client's monotonic clock, from the level's start."""
-
-    index: int
-    scheduled_s: float
-    sent_s: float
-    token_times_s: tuple[float, ...]  # arrival of each streamed chunk that carried tokens
-    end_s: float
-    input_tokens: int  # from the server's `usage`
-    output_tokens: int  # from the server's `usage`
-    requested_tokens: int
-    error: str | None = None  # None: the request succeeded
+LoadKind = Literal["request_rate", "max_concurrency", "replay_speed"]
 
 
 class Load(Record):
-    """The load of a level: an open-loop request rate, or a closed-loop number of concurrent requests."""
+    """The load of a level: an open-loop request rate, a closed-loop concurrency, or the speed of a replayed trace."""
 
-    kind: Literal["request_rate", "max_concurrency"]
-    value: float  # requests/s, or concurrent requests; per device
+    kind: LoadKind
+    value: float  # requests/s, concurrent requests, or times the recorded speed; per device
 
     def __str__(self) -> str:
-        return f"{self.value:g} req/s" if self.kind == "request_rate" else f"{self.value:g} concurrent"
+        unit = {"request_rate": " req/s", "max_concurrency": " concurrent", "replay_speed": "x speed"}[self.kind]
+        return f"{self.value:g}{unit}"
 
 
 class Quantile(Record):
@@ -60,6 +47,14 @@ class Latency(Record):
         raise KeyError(percent)
 
 
+class Bottleneck(Record):
+    """What held the engine back at one load level, and which knob to turn."""
+
+    kind: Literal["kv_cache", "slots", "prefill_budget", "queueing", "compute", "host", "bandwidth", "client"]
+    evidence: str  # the figures that told
+    advice: str
+
+
 class LoadPoint(Record):
     """One load level, measured. Throughputs are totals; divide by `devices` to compare configurations."""
 
@@ -78,14 +73,23 @@ class LoadPoint(Record):
     tpot: Latency
     itl: Latency
     e2el: Latency
-    client_lag_ms: float  # P99 of (sent - scheduled)
+    client_lag_ms: float  # P99 of the delay between the time a request could be sent and the time it was
+    client_cpu_share: float = 0.0  # of one core, by the load generator
+    client_pause_ms: float = 0.0  # P99 of the delay with which the load generator's event loop woke up
+    unfinished: int = 0  # requests of a level that was ended early, and that were neither answered nor failed
+    aborted: bool = False  # ended early: the SLA was out of reach; its percentiles are of the requests decided by then
+    invalid: str = ""  # why it says nothing about the engine: the client was the bottleneck
+    drift: float | None = None  # median TTFT of the second half over that of the first
+    steady: bool = True  # False: latency still moved at the end, so a longer level would show other figures
     violations: dict[str, float]  # constraint name -> value, <= 0 is met; see `autotune.measurement`
-    engine: dict[str, float] = {}  # what the engine's own counters say of the window
+    engine: dict[str, float] = {}  # what the engine's own counters, its processes and its devices say of the window
+    bottleneck: Bottleneck | None = None  # None: nothing told
+    mfu: float | None = None  # model FLOPs utilization, 0-1; None: the device's peak or the model's size is not known
 
     @property
     def feasible(self) -> bool:
-        """Whether every line of the SLA is met at this level."""
-        return all(value <= 0 for value in self.violations.values())
+        """Whether every line of the SLA is met at this level, and the measurement can be believed."""
+        return not self.invalid and all(value <= 0 for value in self.violations.values())
 
     @property
     def output_throughput_per_device(self) -> float:
@@ -113,6 +117,7 @@ class FailureClass(enum.StrEnum):
     HARDWARE = "hw"
     ENVIRONMENT = "env"
     NODE = "node"
+    CLIENT = "client"  # the load generator was the bottleneck
     CANCELLED = "cancelled"
     DEFECT = "defect"  # of the tuner itself
     UNKNOWN = "unknown"
@@ -146,8 +151,8 @@ class Measured(Record):
 
     @property
     def closest_point(self) -> LoadPoint:
-        """The operating point, or where there is none the point that violates the SLA least."""
-        return self.operating_point or min(self.points, key=lambda p: max(p.violations.values()))
+        """The operating point, or where there is none the valid point that violates the SLA least."""
+        return self.operating_point or min(self.points, key=lambda p: (bool(p.invalid), max(p.violations.values())))
 
 
 class Infeasible(Record):
@@ -198,7 +203,7 @@ class TrialResult(Record):
         return max(0.0, self.timings.total_s - self.timings.wait_s) * len(self.devices)
 
 
-Purpose = Literal["baseline", "search", "confirmation"]
+Purpose = Literal["baseline", "search", "confirmation", "ablation"]
 
 
 class Trial(Record):

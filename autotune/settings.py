@@ -40,6 +40,12 @@ class EngineProfile(Record):
     stall_timeout_s: PositiveFloat = Field(
         default=120, description="An engine that owes answers and gives no token for so long hangs."
     )
+    peak_tflops: PositiveFloat | None = Field(
+        default=None, description="Dense 16-bit peak of one device in TFLOP/s, for the model FLOPs utilization."
+    )
+    price_per_device_hour: PositiveFloat | None = Field(
+        default=None, description="For the cost per million tokens, in whatever currency."
+    )
     model_roots: tuple[Path, ...] = Field(default=(), description="Folders models may lie in; empty: any.")
 
 

@@ -33,7 +33,7 @@ class LatencyLimit(Record):
 
 
 def _problems_of_names(lines: dict[Any, Any]) -> list[str]:
-    names = [str(name) for name in lines if name != "error_rate"]
+    names = [str(name) for name in lines if name not in Sla.model_fields]
     unknown = [name for name in names if not _LIMIT_NAME.match(name)]
     problems = []
     if unknown:
@@ -76,6 +76,15 @@ class Sla(Record):
     __pydantic_extra__: dict[str, PositiveFloat] = Field(init=False)
 
     error_rate: Annotated[float, Field(ge=0, le=1, description="Largest share of requests that may fail.")] = 0.01
+    confidence: Annotated[
+        float | None,
+        Field(
+            ge=0.5,
+            lt=1,
+            description="Keep the latency lines with this confidence: the upper bound of each percentile decides. "
+            "Default: the measured value decides.",
+        ),
+    ] = None
 
     @model_validator(mode="wrap")
     @classmethod
@@ -95,6 +104,13 @@ class Sla(Record):
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
         return sla
+
+    @property
+    def text(self) -> str:
+        """All lines in words, as they are written."""
+        limits = [(name, limit) for name, limit in self.model_dump().items() if name != "confidence"]
+        lines = ", ".join(f"{name} <= {limit:g}" for name, limit in limits)
+        return lines if self.confidence is None else f"{lines}, with {self.confidence:.0%} confidence"
 
     @property
     def latency_limits(self) -> tuple[LatencyLimit, ...]:
@@ -161,6 +177,12 @@ class JobSpec(Record):
     )
     budget: Budget = Budget()
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    instrument: Literal["autotune", "vllm-bench", "guidellm"] = Field(
+        default="autotune", description="What sends the load: our own client, `vllm bench serve` or GuideLLM."
+    )
+    attribution: bool = Field(
+        default=False, description="After the confirmation, find out which knob brought which share of the gain."
+    )
 
     @property
     def document(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from autotune.settings import built_in_profiles
 from autotune.spec import Sla
 from autotune.trial import TrialRequest
 from autotune.trial.virtual import run_virtual
-from autotune.workload import Vocabulary, Workload, plan_level
+from autotune.workload import Vocabulary, Workload, given_levels, open_source, plan_level
 
 TINY = Path(__file__).parents[1] / "autotune" / "demo" / "tiny-llama"
 SEQUENCES = (4, 8, 16, 24, 32, 48, 64, 128)
@@ -31,7 +31,8 @@ def main() -> None:
     """Print configurations per minute."""
     place = find("demo", "workloads", relative_to=Path.cwd())
     workload = load(place.read_text(), Workload, source=str(place))
-    plans = [plan_level(workload, level=n, devices=1, seed=1, vocabulary=Vocabulary(384)) for n in range(3)]
+    source = open_source(workload.dataset, Vocabulary(384))
+    plans = [plan_level(workload, level, devices=1, seed=1, source=source) for level in given_levels(workload)]
     served = model.read(TINY)
 
     def engine(sequences: int) -> None:
@@ -62,7 +63,7 @@ def _request(workload: Workload, folder: Path) -> TrialRequest:
         engine_version="",
         workload=workload,
         sla=Sla(p99_ttft_ms=60_000.0),
-        levels=(0, 1, 2),
+        levels=given_levels(workload),
         search_seed=1,
         confirm_seeds=(),
         folder=folder,

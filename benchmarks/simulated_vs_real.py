@@ -25,7 +25,7 @@ from autotune.settings import EngineProfile, built_in_profiles, load_settings, p
 from autotune.spec import Sla
 from autotune.trial import Control, Grant, TrialRequest, run_trial
 from autotune.trial.virtual import run_virtual
-from autotune.workload import Workload
+from autotune.workload import Workload, given_levels
 
 TINY = Path(__file__).parents[1] / "autotune" / "demo" / "tiny-llama"
 REFERENCE = "32 sequences"
@@ -94,7 +94,7 @@ def _request(number: int, knobs: dict[str, Any], chosen: EngineProfile, folder: 
         engine_version="",
         workload=workload,
         sla=Sla(p99_ttft_ms=60_000.0),  # every level is climbed
-        levels=tuple(range(len(workload.levels))),
+        levels=given_levels(workload),
         search_seed=1,
         confirm_seeds=(),
         folder=folder,

@@ -12,12 +12,13 @@ from autotune.search_space import size, tunable
 from autotune.settings import built_in_profiles, load_settings, profile
 from autotune.spec import json_schema
 from autotune.tuner.context import load_job
+from autotune.workload import ladder_text
 
 
 def validate_file(job_file: Path, overrides: list[str]) -> None:
     """Check a job file with its space and workload; prints what it would do."""
     sources = load_job(job_file, overrides)
-    levels = ", ".join(f"{level:g}" for level in sources.workload.levels)
+    levels = ladder_text(sources.workload)
     print(f"{job_file} is valid: job {sources.spec.name!r}, model {sources.spec.model!r}")
     print(
         f"  space {sources.space.name!r}: {size(sources.space)} configurations of {len(tunable(sources.space))} knobs"

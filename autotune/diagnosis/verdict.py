@@ -15,6 +15,7 @@ _VERDICTS: dict[FailureClass, tuple[Verdict, Verdict]] = {
     FailureClass.UNKNOWN: ("infeasible", "infeasible"),
     FailureClass.PORT: ("retry", "interrupted"),
     FailureClass.BUSY: ("retry", "interrupted"),
+    FailureClass.CLIENT: ("retry", "interrupted"),
     FailureClass.NODE: ("retry", "interrupted"),
     FailureClass.SHARED_MEMORY: ("retry", "interrupted"),
     FailureClass.HARDWARE: ("retry", "interrupted"),

@@ -21,7 +21,7 @@ def fields(source: ExportSource) -> dict[str, Any]:
         "level": source.point.level,
         "workload": source.workload,
         "engine_version": source.engine_version,
-        "sla": source.sla.model_dump(mode="json"),
+        "sla": source.sla.model_dump(mode="json", exclude_none=True),
         "measured": source.point.model_dump(mode="json"),
         "confirmation": source.confirmation.model_dump(mode="json") if source.confirmation else None,
         "baseline": source.baseline.model_dump(mode="json") if source.baseline else None,
@@ -56,7 +56,7 @@ def _sentences(source: ExportSource) -> list[str]:
         f"workload {source.workload}, exported {source.exported_at:%Y-%m-%d}",
         f"measured at {point.load} per device: {_throughput(point)}, {_p99(point.ttft.at(99))}",
         _confirmed(source),
-        "SLA: " + ", ".join(f"{name} <= {limit:g}" for name, limit in source.sla.model_dump().items()),
+        "SLA: " + source.sla.text,
         _versus_baseline(source),
         f"keep the load of one instance ({_devices(point)}) at or below {_load(point)}",
     ]

@@ -1,7 +1,7 @@
 """What the study says about itself in the dashboard."""
 
 from autotune.spec import JobSpec
-from autotune.workload import Workload
+from autotune.workload import Workload, ladder_text
 
 
 def attributes(spec: JobSpec, engine_version: str) -> dict[str, str]:
@@ -18,7 +18,7 @@ def attributes(spec: JobSpec, engine_version: str) -> dict[str, str]:
 
 def text(spec: JobSpec, workload: Workload) -> str:
     """The study's note, in Markdown."""
-    levels = ", ".join(f"{level:g}" for level in workload.levels)
+    levels = ladder_text(workload)
     return "\n".join(
         (
             f"# {spec.name}",

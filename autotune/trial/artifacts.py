@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from autotune.results import RequestRecord
+from autotune.level_run import RequestRecord
 
 ENGINE_LOG = "engine.log"
 FAILURES = "failed-requests.txt"

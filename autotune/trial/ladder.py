@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from autotune.engines.readback import counter_deltas
+from autotune.level_run import Hopeless, LevelRun, LevelWatch
 from autotune.measurement import clearly_violates, joined, load_point
-from autotune.results import LoadPoint, RequestRecord
+from autotune.results import LoadPoint
 from autotune.telemetry import get_logger
 from autotune.trial.artifacts import note_failures, write_records
 from autotune.trial.request import Control, TrialRequest
-from autotune.workload import LevelPlan, Vocabulary, plan_level, plan_warmup
+from autotune.workload import Level, LevelPlan, Vocabulary, open_source, plan_level, plan_warmup
 
 log = get_logger()
 
@@ -17,18 +18,23 @@ log = get_logger()
 SECOND_LOOK_SEED = 1_000_003
 
 
-Stopped = Callable[[], bool]
-Report = Callable[[int, int], None]  # finished requests, all requests
-Send = Callable[[LevelPlan, Stopped, Report], list[RequestRecord]]
+Send = Callable[[LevelPlan, LevelWatch], LevelRun]
+
+
+class Window(Protocol):
+    """What the engine, its processes and its devices do while a level runs; it opens when it is made."""
+
+    def close(self) -> dict[str, float]:
+        """The figures of the time since it was opened; may raise Cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """The running engine as the ladder sees it."""
 
-    send: Send  # sends a level's requests and returns a record of each that ended
+    send: Send  # sends a level's requests
     gone: Callable[[], bool]  # whether the engine has ended
-    counters: Callable[[], dict[str, float]]  # the engine's own counters now; may raise Cancelled
+    window: Callable[[], Window]  # opened before a level; may raise Cancelled
     keep_records: bool = True  # write every request down; a simulation can simply be run again
 
 
@@ -64,72 +70,72 @@ def repeat(request: TrialRequest, site: Site, control: Control) -> list[LoadPoin
 class _Ladder:
     def __init__(self, request: TrialRequest, site: Site, control: Control) -> None:
         self._request, self._site, self._control = request, site, control
-        self._vocabulary = Vocabulary(request.model.vocab_size, request.model.special_ids)
+        vocabulary = Vocabulary(request.model.vocab_size, request.model.special_ids)
+        self._source = open_source(request.workload.dataset, vocabulary, model=request.model.path)
 
     def warm_up(self) -> None:
         request = self._request
         plan = plan_warmup(
-            request.workload, devices=request.config.devices, seed=request.search_seed, vocabulary=self._vocabulary
+            request.workload, devices=request.config.devices, seed=request.search_seed, source=self._source
         )
         self._control.enter("warming up")
         self._send(plan)
 
-    def measure(self, level: int) -> LoadPoint:
+    def measure(self, level: Level) -> LoadPoint:
         seed = self._request.search_seed
-        before = self._counters()
-        plan, records = self._run(level, seed)
-        point = self._point(level, plan, records, before)
+        window = self._open()
+        plan, run = self._run(level, seed)
+        point = self._point(level, plan, run, window)
         if point.feasible or clearly_violates(point, self._request.sla):
             return point
+        window = self._open()
         _, second = self._run(level, seed + SECOND_LOOK_SEED)
-        return self._point(level, plan, joined(records, second), before)
+        return self._point(level, plan, joined(run, second), window)
 
-    def measure_once(self, level: int, seed: int) -> LoadPoint:
-        before = self._counters()
-        plan, records = self._run(level, seed)
-        return self._point(level, plan, records, before)
+    def measure_once(self, level: Level, seed: int) -> LoadPoint:
+        window = self._open()
+        plan, run = self._run(level, seed)
+        return self._point(level, plan, run, window)
 
-    def _counters(self) -> dict[str, float]:
+    def _open(self) -> Window:
         """Before a level: nothing is lost when a cancel ends the ladder here."""
         if self._control.cancelled():
             raise LevelLost
-        return self._site.counters()
+        return self._site.window()
 
-    def _run(self, level: int, seed: int) -> tuple[LevelPlan, list[RequestRecord]]:
+    def _run(self, level: Level, seed: int) -> tuple[LevelPlan, LevelRun]:
         request = self._request
-        plan = plan_level(
-            request.workload, level=level, devices=request.config.devices, seed=seed, vocabulary=self._vocabulary
-        )
+        plan = plan_level(request.workload, level, devices=request.config.devices, seed=seed, source=self._source)
         self._control.enter("loading", level=str(plan.load), done=0, planned=len(plan.requests))
-        records = self._send(plan)
+        run = self._send(plan)
         if self._site.keep_records:
-            write_records(request.artifacts, level, seed, records)
-        failures = note_failures(request.artifacts, str(plan.load), records)
-        if all(record.error is not None for record in records):
+            write_records(request.artifacts, level.number, seed, run.records)
+        failures = note_failures(request.artifacts, str(plan.load), run.records)
+        if all(record.error is not None for record in run.records):
             # Measured all the same: an engine that is up and serves nobody misses every line of the SLA.
-            log.warning("level_served_nobody", trial=request.number, failures=failures, reason=records[0].error)
-        return plan, records
+            log.warning("level_served_nobody", trial=request.number, failures=failures, reason=run.records[0].error)
+        return plan, run
 
-    def _send(self, plan: LevelPlan) -> list[RequestRecord]:
+    def _send(self, plan: LevelPlan, hopeless: tuple[Hopeless, ...] = ()) -> LevelRun:
         def report(done: int, planned: int) -> None:
             self._control.enter("loading", level=str(plan.load), done=done, planned=planned)
 
         def stopped() -> bool:
             return self._control.cancelled() or self._site.gone()
 
-        records = self._site.send(plan, stopped, report)
-        if self._site.gone() or len(records) < len(plan.requests):  # a cancel that came after the last answer: too late
+        run = self._site.send(plan, LevelWatch(stopped, report, hopeless))
+        short = len(run.records) < len(plan.requests) and not run.aborted  # a cancel after the last answer is too late
+        if self._site.gone() or short:
             raise LevelLost
-        return records
+        return run
 
-    def _point(self, level: int, plan: LevelPlan, records: list[RequestRecord], before: dict[str, float]) -> LoadPoint:
-        after = self._site.counters()
+    def _point(self, level: Level, plan: LevelPlan, run: LevelRun, window: Window) -> LoadPoint:
         return load_point(
-            records,
-            level=level,
+            run,
+            level=level.number,
             load=plan.load,
             devices=self._request.config.devices,
             seed=plan.seed,
             sla=self._request.sla,
-            engine_counters=counter_deltas(before, after),
+            engine_counters=window.close(),
         )

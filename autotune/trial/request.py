@@ -11,7 +11,7 @@ from autotune.engine_config import EngineConfig
 from autotune.model_card import ModelCard
 from autotune.settings import EngineProfile
 from autotune.spec import Sla
-from autotune.workload import Workload
+from autotune.workload import Level, Workload
 
 Stage = Literal["queued", "waiting for devices", "starting the engine", "warming up", "loading", "stopping"]
 
@@ -29,13 +29,14 @@ class TrialRequest:
     engine_version: str
     workload: Workload
     sla: Sla
-    levels: tuple[int, ...]  # positions in the workload's levels, climbed in this order
+    levels: tuple[Level, ...]  # climbed in this order; empty: the ladder finds its own
     search_seed: int  # of the one frozen trace that every search trial gets
     confirm_seeds: tuple[int, ...]  # a confirmation: the one level is measured with each of them
     folder: Path  # the job's artifacts
     attempt: int = 1  # launches of this trial so far, this one included
     failures: int = 0  # earlier launches that failed for what may not be the configuration's fault
     debug: bool = False  # the engine logs all it can
+    instrument: Literal["autotune", "vllm-bench", "guidellm"] = "autotune"  # what sends the load
     label: str = ""  # tells a launch beside the job's own apart: rerun-1
 
     @property

@@ -18,6 +18,7 @@ from autotune.engines.readback import counters, fetch_metrics, overridden, read_
 from autotune.engines.readiness import NotReady, StartWatch, wait_ready
 from autotune.engines.sweep import sweep
 from autotune.errors import EnvironmentProblem
+from autotune.level_run import LevelRun, LevelWatch
 from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure
 from autotune.measurement import operating_point
 from autotune.model_card import shortfall
@@ -29,7 +30,6 @@ from autotune.results import (
     Interrupted,
     LoadPoint,
     Measured,
-    RequestRecord,
     Timings,
     TrialOutcome,
     TrialResult,
@@ -38,8 +38,9 @@ from autotune.telemetry import get_logger
 from autotune.trial import failures
 from autotune.trial.artifacts import ENGINE_LOG, fresh_folder, listing
 from autotune.trial.host import Cancelled, lock_folder, sockets_folder, unless_cancelled
-from autotune.trial.ladder import LevelLost, Report, Send, Site, Stopped, climb, repeat
+from autotune.trial.ladder import LevelLost, Send, Site, climb, repeat
 from autotune.trial.request import Control, Grant, TrialRequest
+from autotune.trial.window import CounterWindow
 from autotune.workload import LevelPlan
 
 log = get_logger()
@@ -195,7 +196,7 @@ class _Run:
         site = Site(
             send=self._sender(engine, server),
             gone=lambda: engine.exited is not None,
-            counters=lambda: counters(self._ask(lambda: fetch_metrics(server))),
+            window=lambda: CounterWindow(lambda: counters(self._ask(lambda: fetch_metrics(server)))),
         )
         try:
             with self._timed("load_s"):
@@ -210,11 +211,11 @@ class _Run:
         endpoint = Endpoint(server.base_url, server.model, server.api_key)
         pulse = Pulse(self.request.profile.stall_timeout_s, self.request.workload.request_timeout_s)
 
-        def send(plan: LevelPlan, stopped: Stopped, report: Report) -> list[RequestRecord]:
-            records = measure(plan, endpoint, cancelled=stopped, progress=report, pulse=pulse)
-            if any(record.error is not None for record in records):
+        def send(plan: LevelPlan, watch: LevelWatch) -> LevelRun:
+            run = measure(plan, endpoint, watch, pulse)
+            if any(record.error is not None for record in run.records):
                 self._settle(engine, server)
-            return records
+            return run
 
         return send
 

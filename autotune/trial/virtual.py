@@ -16,6 +16,7 @@ from autotune.trial import failures
 from autotune.trial.artifacts import ENGINE_LOG, fresh_folder, listing
 from autotune.trial.ladder import LevelLost, Site, climb, repeat
 from autotune.trial.request import Control, TrialRequest
+from autotune.trial.window import CounterWindow
 
 NODE = "virtual"
 """The node that results name."""
@@ -49,9 +50,9 @@ def _launched(request: TrialRequest) -> launch.Launch:
 
 def _measured(request: TrialRequest, core: Core, control: Control) -> TrialOutcome:
     site = Site(
-        send=lambda plan, stopped, report: play(core, plan, cancelled=stopped, progress=report),
+        send=lambda plan, watch: play(core, plan, watch),
         gone=lambda: False,
-        counters=lambda: counters(core),
+        window=lambda: CounterWindow(lambda: counters(core)),
         keep_records=False,
     )
     try:

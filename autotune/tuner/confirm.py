@@ -51,8 +51,7 @@ def confirmed(trials: Sequence[Trial], sla: Sla) -> tuple[Confirmation, ...]:
 def _again(tuning: Tuning, trial: Trial, planned: tuple[int, int]) -> None:
     assert trial.result is not None
     assert isinstance(trial.result.outcome, Measured)
-    level = trial.result.outcome.closest_point.level
-    tuning.measure_again(trial, level=level, planned=planned)
+    tuning.measure_again(trial, point=trial.result.outcome.closest_point, planned=planned)
 
 
 def judge(trial: int, runs: Sequence[LoadPoint], sla: Sla) -> Confirmation:

@@ -27,7 +27,7 @@ from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import SearchSpace, baseline_config, levels, resolve
 from autotune.settings import EngineProfile, Settings, profile
 from autotune.spec import JobSpec
-from autotune.workload import Workload, max_total_tokens
+from autotune.workload import Vocabulary, Workload, open_source
 
 T = TypeVar("T", bound=Record)
 
@@ -180,7 +180,8 @@ def _text(path: Path) -> str:
 
 
 def _max_model_len(sources: Sources, model: ModelCard) -> int:
-    needed = max_total_tokens(sources.workload)
+    vocabulary = Vocabulary(model.vocab_size, model.special_ids)
+    needed = open_source(sources.workload.dataset, vocabulary, model=model.path).longest_request_tokens
     _check_own_length(sources.space, needed, sources.workload.name)
     if model.max_positions and needed > model.max_positions:
         raise InputError(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from autotune.diagnosis import Verdict, outcome_of
 from autotune.errors import EnvironmentProblem
-from autotune.results import Evidence, FailureClass, Interrupted, Measured, Trial, TrialOutcome, TrialResult
+from autotune.results import Evidence, FailureClass, Interrupted, LoadPoint, Measured, Trial, TrialOutcome, TrialResult
 from autotune.telemetry import get_logger
 from autotune.trial import TrialRequest
 from autotune.tuner.budget import Spent, measured_any, occupied_s, stop_reason, was_interrupted
@@ -119,7 +119,7 @@ class Tuning:
                 self._fleet.check_fits(1)  # all free and still no room: the devices have left the cluster
             self._wait("baseline and search", len(self.searched), self.context.spec.budget.trials + 1)
 
-    def measure_again(self, trial: Trial, *, level: int, planned: tuple[int, int]) -> Trial:
+    def measure_again(self, trial: Trial, *, point: LoadPoint, planned: tuple[int, int]) -> Trial:
         """Launch a finished trial's configuration alone, and measure one level with fresh seeds.
 
         A confirmation that is written down already is not repeated, unless it was interrupted.
@@ -130,10 +130,10 @@ class Tuning:
         if row is None:
             row = self._confirmation(trial)
             self._ledger.begin(row)
-            self._start(confirmation_request(self.context, row, level))
+            self._start(confirmation_request(self.context, row, point))
         elif row.result is None and self._may_launch_again(row):
             row = self._ledger.begin_again(row.number)
-            self._start(confirmation_request(self.context, row, level))
+            self._start(confirmation_request(self.context, row, point))
         while self._fleet.busy:
             self._wait("confirmation", *planned)
         return next(t for t in self.trials if t.number == row.number)

@@ -1,23 +1,25 @@
 """What a trial's actor is asked to do, from the job and the row."""
 
-from autotune.results import Trial
+from autotune.results import LoadPoint, Trial
 from autotune.trial import TrialRequest
 from autotune.tuner.context import JobContext
+from autotune.workload import Level, given_levels, level_at
 
 
 def search_request(context: JobContext, trial: Trial) -> TrialRequest:
     """Launch a configuration and climb every level with the one trace that all search trials get."""
-    return _request(context, trial, levels=tuple(range(len(context.workload.levels))), seeds=())
+    return _request(context, trial, levels=given_levels(context.workload), seeds=())
 
 
-def confirmation_request(context: JobContext, trial: Trial, level: int) -> TrialRequest:
-    """Launch a configuration and measure one level with fresh seeds, the same for every candidate."""
+def confirmation_request(context: JobContext, trial: Trial, point: LoadPoint) -> TrialRequest:
+    """Launch a configuration and measure the level of a point with fresh seeds, the same for every candidate."""
     spec = context.spec
     seeds = tuple(spec.seed + run + 1 for run in range(spec.budget.confirm_runs))
+    level = level_at(context.workload, point.level, point.load.value)
     return _request(context, trial, levels=(level,), seeds=seeds)
 
 
-def _request(context: JobContext, trial: Trial, *, levels: tuple[int, ...], seeds: tuple[int, ...]) -> TrialRequest:
+def _request(context: JobContext, trial: Trial, *, levels: tuple[Level, ...], seeds: tuple[int, ...]) -> TrialRequest:
     return TrialRequest(
         job=context.job.id,
         number=trial.number,
@@ -34,4 +36,5 @@ def _request(context: JobContext, trial: Trial, *, levels: tuple[int, ...], seed
         folder=context.folder,
         attempt=trial.attempts,
         failures=trial.failures,
+        instrument=context.spec.instrument,
     )

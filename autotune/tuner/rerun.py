@@ -24,7 +24,7 @@ def _request(context: JobContext, trial: Trial, trials: Sequence[Trial]) -> Tria
     confirmed = next((t for t in trials if t.number == trial.confirms), None)
     outcome = confirmed.result.outcome if confirmed and confirmed.result else None
     if isinstance(outcome, Measured):
-        return confirmation_request(context, trial, outcome.closest_point.level)
+        return confirmation_request(context, trial, outcome.closest_point)
     return search_request(context, trial)
 
 

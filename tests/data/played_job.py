@@ -104,7 +104,9 @@ def measured(make_point: MakePoint, request: TrialRequest, **fields: Any) -> Pla
     """A launch that keeps the SLA at every level that was asked for; later trials are faster."""
     levels = request.levels * max(1, len(request.confirm_seeds))
     throughput = 500.0 + 10 * request.number
-    points = tuple(make_point(100.0, throughput, level=level, value=4.0 * (level + 1)) for level in levels)
+    points = tuple(
+        make_point(100.0, throughput, level=level.number, value=4.0 * (level.number + 1)) for level in levels
+    )
     return Play(Measured(points=points, operating_level=points[-1].level), **fields)
 
 

@@ -27,6 +27,7 @@ from autotune.trial import Control, Grant, TrialRequest, run_trial
 from autotune.trial import run as trial_run
 from autotune.trial.host import lock_folder
 from autotune.tuner.context import JobContext
+from autotune.workload import given_levels
 
 pytestmark = pytest.mark.process
 
@@ -67,7 +68,7 @@ def trial_of(context: JobContext, fault: str, **changes: Any) -> TrialRequest:
         engine_version=context.engine.version,
         workload=context.workload.model_copy(update={"requests_per_level": 12, "request_timeout_s": request_timeout_s}),
         sla=context.spec.sla,
-        levels=(0,),
+        levels=given_levels(context.workload)[:1],
         search_seed=1,
         confirm_seeds=(),
         folder=context.folder,

@@ -20,6 +20,7 @@ from autotune.results import FailureClass, Interrupted, Measured, TrialResult
 from autotune.spec import Devices
 from autotune.trial import TrialRequest
 from autotune.tuner.context import JobContext
+from autotune.workload import given_levels
 
 pytestmark = pytest.mark.ray
 
@@ -53,7 +54,7 @@ def request(context: JobContext, number: int, *, devices: int = 1, **changes: An
         engine_version=context.engine.version,
         workload=context.workload,
         sla=context.spec.sla,
-        levels=(0, 1),
+        levels=given_levels(context.workload),
         search_seed=1,
         confirm_seeds=(),
         folder=context.folder,

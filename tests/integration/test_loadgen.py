@@ -13,8 +13,9 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from autotune.level_run import LevelWatch, RequestRecord
 from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure, run_level
-from autotune.results import Load, RequestRecord
+from autotune.results import Load
 from autotune.workload import LevelPlan, PlannedRequest
 
 TOKEN = {"choices": [{"index": 0, "text": ""}]}  # a token may well have no text
@@ -149,13 +150,8 @@ def run(
 ):
     async def main() -> list[RequestRecord]:
         async with listening(server.complete) as url:
-            return await run_level(
-                level,
-                Endpoint(url, "tiny", key),
-                cancelled=cancelled,
-                progress=progress,
-                pulse=pulse,
-            )
+            done = await run_level(level, Endpoint(url, "tiny", key), LevelWatch(cancelled, progress), pulse)
+            return list(done.records)
 
     return asyncio.run(main())
 
@@ -263,7 +259,7 @@ def test_a_refusal_is_a_failure_with_the_beginning_of_the_answer():
 
     async def main():
         async with listening(refuse) as url:
-            return await run_level(plan(), Endpoint(url, "m"), cancelled=lambda: False, progress=lambda _d, _t: None)
+            return (await run_level(plan(), Endpoint(url, "m"))).records
 
     (record,) = asyncio.run(main())
     assert record.error.startswith("HTTP 400: max_tokens is too large xxx")
@@ -274,7 +270,7 @@ def test_a_dead_server_is_a_failure_of_every_request():
     async def main():
         async with listening(Server(answer).complete) as url:
             pass
-        return await run_level(plan(3), Endpoint(url, "m"), cancelled=lambda: False, progress=lambda _d, _t: None)
+        return (await run_level(plan(3), Endpoint(url, "m"))).records
 
     records = asyncio.run(main())
     assert [r.error.split(":")[0] for r in records] == ["ClientConnectorError"] * 3
@@ -389,7 +385,7 @@ def test_a_client_that_is_held_up_itself_says_so():
 
 def test_measure_runs_a_level_in_the_calling_thread():
     with listening_in_a_thread(Server(answer).complete) as url:
-        records = measure(plan(5, users=2), Endpoint(url, "m"), cancelled=lambda: False)
+        records = measure(plan(5, users=2), Endpoint(url, "m")).records
     assert [(r.index, r.error) for r in records] == [(0, None), (1, None), (2, None), (3, None), (4, None)]
 
 
@@ -477,12 +473,6 @@ def test_an_engine_that_refuses_everything_is_not_stalled():
     async def main() -> list[RequestRecord]:
         async with listening(refuse_slowly) as url:
             level = plan(6, users=1)
-            return await run_level(
-                level,
-                Endpoint(url, "m"),
-                cancelled=lambda: False,
-                progress=lambda _d, _t: None,
-                pulse=Pulse(0.8),
-            )
+            return list((await run_level(level, Endpoint(url, "m"), pulse=Pulse(0.8))).records)
 
     assert [record.error for record in asyncio.run(main())] == ["HTTP 500: no"] * 6

@@ -79,6 +79,7 @@ from autotune.study.proposer import propose
 from autotune.tuner.candidates import Candidates, proposer_plan
 from autotune.tuner.context import JobContext
 from autotune.tuner.requests import confirmation_request, search_request
+from autotune.workload import given_levels
 
 TESTS = Path(__file__).parents[1]
 TINY = runpy.run_path(str(TESTS / "data" / "tiny_job.py"))
@@ -123,11 +124,11 @@ def test_the_baseline_leaves_the_sampler_its_whole_search_space(context: JobCont
 
 
 def test_the_baseline_is_measured_at_every_level_and_confirmed_at_the_one_that_counts(
-    context: JobContext, baseline: Trial
+    context: JobContext, baseline: Trial, make_point: MakePoint
 ):
-    assert search_request(context, baseline).levels == (0, 1)
-    again = confirmation_request(context, baseline, 1)
-    assert (again.levels, len(set(again.confirm_seeds))) == ((1,), 3)
+    assert search_request(context, baseline).levels == given_levels(context.workload)
+    again = confirmation_request(context, baseline, make_point(100.0, 500.0, level=1, value=16.0))
+    assert (again.levels, len(set(again.confirm_seeds))) == (given_levels(context.workload)[1:], 3)
     assert context.spec.seed not in again.confirm_seeds
 
 

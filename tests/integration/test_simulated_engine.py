@@ -24,14 +24,15 @@ from autotune.engines.simulated.core import Core
 from autotune.engines.simulated.model import read
 from autotune.engines.simulated.replay import play
 from autotune.engines.simulated.scheduler import block_hashes
+from autotune.level_run import LevelWatch, RequestRecord
 from autotune.loadgen import Endpoint, measure
 from autotune.loading import load
 from autotune.model_card import read_model
-from autotune.results import FailureClass, Infeasible, Load, Measured, RequestRecord
+from autotune.results import FailureClass, Infeasible, Load, Measured
 from autotune.settings import built_in_profiles
 from autotune.spec import Sla
 from autotune.trial import Control, Grant, TrialRequest, run_trial
-from autotune.workload import LevelPlan, PlannedRequest, Workload
+from autotune.workload import Level, LevelPlan, PlannedRequest, Workload
 
 pytestmark = pytest.mark.process
 
@@ -223,7 +224,7 @@ def both(request: pytest.FixtureRequest) -> BothModes:
     what the engine makes of it is not.
     """
     with serving(*TIGHT, *request.param) as (url, engine):
-        records = measure(LEVEL, Endpoint(url, "tiny"), cancelled=lambda: False)
+        records = list(measure(LEVEL, Endpoint(url, "tiny")).records)
     seen = sorted(engine.finished, key=lambda one: one.number)
     by_hashes = {
         (len(planned.prompt), planned.max_tokens, block_hashes(planned.prompt, 32)): planned
@@ -235,7 +236,7 @@ def both(request: pytest.FixtureRequest) -> BothModes:
     )
     core = Core(engine.core.launch)
     level = dataclasses.replace(LEVEL, requests=again)
-    return BothModes(records, engine, play(core, level, cancelled=lambda: False, progress=lambda _d, _a: None), core)
+    return BothModes(records, engine, list(play(core, level, LevelWatch()).records), core)
 
 
 class TestTheTwoModesAgree:
@@ -283,7 +284,7 @@ class TestProcess:
             engine_version="vllm-simulated",
             workload=demo.model_copy(update=small),
             sla=Sla(p99_ttft_ms=60000.0),
-            levels=(0,),
+            levels=(Level(0, 4.0, 0),),
             search_seed=1,
             confirm_seeds=(),
             folder=folder,

@@ -28,6 +28,7 @@ from autotune.trial import Control, Grant, TrialRequest, run_trial, sweep_host
 from autotune.trial import run as trial_run
 from autotune.trial.host import lock_folder
 from autotune.tuner.context import JobContext
+from autotune.workload import given_levels
 
 pytestmark = pytest.mark.process
 
@@ -59,7 +60,7 @@ def request(context: JobContext, arguments: dict[str, Any] | None = None, **chan
         engine_version=context.engine.version,
         workload=context.workload,
         sla=context.spec.sla,
-        levels=(0, 1),
+        levels=given_levels(context.workload),
         search_seed=SEED,
         confirm_seeds=(),
         folder=context.folder,
@@ -231,7 +232,8 @@ def test_no_lock_and_no_engine_record_is_left(done: Done):
 
 
 def test_a_confirmation_measures_its_one_level_with_each_seed(make_context: MakeContext, tmp_path: Path):
-    asked = request(make_context(tmp_path), levels=(1,), confirm_seeds=(21, 22))
+    context = make_context(tmp_path)
+    asked = request(context, levels=given_levels(context.workload)[1:], confirm_seeds=(21, 22))
     outcome = run_trial(asked, ONE_CORE, Control()).outcome
     assert isinstance(outcome, Measured)
     assert [(point.level, point.seed) for point in outcome.points] == [(1, 21), (1, 22)]
@@ -332,7 +334,7 @@ def test_a_cancel_while_the_engine_ends_keeps_what_was_measured(make_context: Ma
     """The engine ignores SIGTERM and would have 20 s."""
     context = make_context(tmp_path, environment={"FAULT": "ignore-sigterm"})
     control = CancelledAt("stopping", after_s=0.2)
-    outcome = run_trial(request(context, levels=(0,)), ONE_CORE, control).outcome
+    outcome = run_trial(request(context, levels=given_levels(context.workload)[:1]), ONE_CORE, control).outcome
     assert time.monotonic() - control.cancelled_s < 5.0
     assert isinstance(outcome, Measured)
 
@@ -435,7 +437,7 @@ def test_a_lost_supervisor_is_the_nodes_fault_and_its_engine_is_ended(
 def test_a_supervisor_that_is_lost_while_the_engine_ends_costs_no_measurement(
     make_context: MakeContext, tmp_path: Path, working_below: Callable[[Path], list[int]]
 ):
-    asked = request(make_context(tmp_path), levels=(0,))
+    asked = request(context := make_context(tmp_path), levels=given_levels(context.workload)[:1])
     outcome = run_trial(asked, ONE_CORE, KillsTheSupervisorAt("stopping")).outcome
     assert isinstance(outcome, Measured)
     assert working_below(asked.folder) == []
@@ -464,7 +466,7 @@ def test_an_engine_that_stalls_under_load_hangs(
 def test_a_first_token_that_comes_later_than_a_stall_may_last_is_measured(make_context: MakeContext, tmp_path: Path):
     """The requests of the warm-up wait 1.5 s."""
     context = make_context(tmp_path, environment={"FAULT": "compiles:1.5"})
-    asked = request(context, levels=(0,), **silent_for(1.0, 30.0, context))
+    asked = request(context, levels=given_levels(context.workload)[:1], **silent_for(1.0, 30.0, context))
     assert isinstance(run_trial(asked, ONE_CORE, Control()).outcome, Measured)
 
 
@@ -728,7 +730,7 @@ def test_a_device_that_never_becomes_idle_does_not_hold_up_a_cancel_and_stays_lo
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     context = make_context(tmp_path, "devices.resource=NPU", platform="ascend")
     control = OccupiesTheDevice(switch)
-    outcome = run_trial(request(context, levels=(0,)), Grant(("2",), 1), control).outcome
+    outcome = run_trial(request(context, levels=given_levels(context.workload)[:1]), Grant(("2",), 1), control).outcome
     assert time.monotonic() - control.cancelled_s < 5.0
     assert isinstance(outcome, Measured)
     locks = DeviceLocks(lock_folder() / "ascend")

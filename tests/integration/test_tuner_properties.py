@@ -417,7 +417,7 @@ class World:
     def _measured(self, request: TrialRequest, play: Play) -> Measured:
         if request.confirm_seeds:
             points = tuple(
-                self.make_point(play.p99_ttft_ms, play.throughput, level=request.levels[0])
+                self.make_point(play.p99_ttft_ms, play.throughput, level=request.levels[0].number)
                 for _ in request.confirm_seeds
             )
         else:

@@ -21,6 +21,7 @@ from autotune.platforms import cpu
 from autotune.results import FailureClass, Infeasible, Measured, Trial, TrialResult
 from autotune.trial import Control, Grant, TrialRequest, run_trial
 from autotune.tuner.context import JobContext
+from autotune.workload import given_levels
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
 
@@ -38,7 +39,7 @@ def trial_request(context: JobContext, number: int, knobs: dict[str, Any]) -> Tr
         engine_version=context.engine.version,
         workload=context.workload,
         sla=context.spec.sla.model_copy(update={"p99_ttft_ms": 5000.0}),
-        levels=(0, 1),
+        levels=given_levels(context.workload),
         search_seed=1,
         confirm_seeds=(),
         folder=context.folder,

@@ -16,6 +16,7 @@ from autotune.trial.failures import defect
 from autotune.tuner.job import close_job
 from autotune.tuner.loop import JobCancelled
 from autotune.tuner.rerun import rerun_request
+from autotune.workload import given_levels
 
 play = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "data" / "played_job.py")))
 
@@ -191,7 +192,12 @@ def test_a_rerun_has_a_folder_of_its_own_whatever_launch_its_trial_was(tmp_path:
         first.artifacts.mkdir(parents=True)
         second = rerun_request(job.context, trial, job.trials, debug=True)
     assert (first.artifacts.name, second.artifacts.name) == ("trial-0001-rerun-1", "trial-0001-rerun-2")
-    assert (first.levels, first.confirm_seeds, first.failures, first.debug) == ((0, 1), (), 0, True)
+    assert (first.levels, first.confirm_seeds, first.failures, first.debug) == (
+        given_levels(job.context.workload),
+        (),
+        0,
+        True,
+    )
 
 
 def test_a_confirmation_is_rerun_with_its_level_and_its_seeds(tmp_path: Path, good: Good):
@@ -200,5 +206,5 @@ def test_a_confirmation_is_rerun_with_its_level_and_its_seeds(tmp_path: Path, go
         job.run(stage)
         again = rerun_request(job.context, job.trials[3], job.trials, debug=False)
     asked = stage.launched[3]
-    assert (asked.number, asked.levels, len(asked.confirm_seeds)) == (3, (1,), 2)
+    assert (asked.number, asked.levels, len(asked.confirm_seeds)) == (3, given_levels(job.context.workload)[1:], 2)
     assert (again.levels, again.confirm_seeds) == (asked.levels, asked.confirm_seeds)

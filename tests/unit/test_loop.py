@@ -13,6 +13,7 @@ from autotune.trial import TrialRequest
 from autotune.tuner.budget import Spent, stop_reason
 from autotune.tuner.confirm import confirm
 from autotune.tuner.loop import JobCancelled
+from autotune.workload import Level
 
 play = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "data" / "played_job.py")))
 HOUR_S = 3600.0
@@ -174,7 +175,7 @@ def test_a_trial_that_is_measured_after_all_is_kept_though_the_job_is_stopped(tm
                 job.store.request_cancel(job.context.job.id)
             return play.measured(make_point, request)
 
-        request_of_1 = SimpleNamespace(levels=(0,), confirm_seeds=(), number=1)
+        request_of_1 = SimpleNamespace(levels=(Level(0, 4.0, 0),), confirm_seeds=(), number=1)
         stage = play.Stage(script, stopped=play.measured(make_point, request_of_1))
         tuning = job.tuning(stage, play.Clock())
         with pytest.raises(JobCancelled):

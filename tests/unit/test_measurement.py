@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from autotune.level_run import LevelRun, RequestRecord
 from autotune.measurement import (
     clearly_violates,
     joined,
@@ -17,7 +18,7 @@ from autotune.measurement import (
     upper_rank,
     violations,
 )
-from autotune.results import Load, LoadPoint, RequestRecord
+from autotune.results import Load, LoadPoint
 from autotune.spec import Sla
 
 SLA = Sla(p99_ttft_ms=200)
@@ -36,7 +37,8 @@ def failure(index: int = 0, *, seen: int = 0, tokens: int = 5):
 
 def measured(records, sla: Sla = SLA, **changes) -> LoadPoint:
     arguments = {"level": 0, "load": Load(kind="request_rate", value=1), "devices": 1, "seed": 0, "sla": sla}
-    return load_point(records, **(arguments | changes))
+    run = records if isinstance(records, LevelRun) else LevelRun(tuple(records))
+    return load_point(run, **(arguments | changes))
 
 
 def point(load: float, throughput: float, violation: float) -> LoadPoint:
@@ -242,7 +244,7 @@ def test_an_error_share_violates_clearly_only_beyond_chance():
 def test_joined_runs_count_as_one_longer_run():
     """Two runs of 1 s: latencies are pooled, throughput is that of 2 s."""
     slow = request(1, first_s=0.96)
-    both = measured(joined([slow], [request(0, first_s=0.86, at_s=0.1)]))
+    both = measured(joined(LevelRun((slow,)), LevelRun((request(0, first_s=0.86, at_s=0.1),))))
     assert both.duration_s == pytest.approx(2.0)
     assert both.output_throughput == pytest.approx(5.0)
     assert both.ttft.at(50).value_ms == pytest.approx(860)

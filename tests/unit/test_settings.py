@@ -56,7 +56,10 @@ def test_all_problems_of_a_profile_are_named_in_plain_words(machine):
     file = write_settings(machine, "profiles:\n  npu: {platform: gpu, exe: x, environment: {A: [hunter2]}}\n")
     with pytest.raises(InputError) as caught:
         load_settings()
-    known = "executable, platform, engine, environment, arguments, start_timeout_s, stall_timeout_s, model_roots"
+    known = (
+        "executable, platform, engine, environment, arguments, start_timeout_s, stall_timeout_s, peak_tflops, "
+        "price_per_device_hour, model_roots"
+    )
     assert caught.value.problems == (
         f"{file}: profiles.npu.executable: missing key",
         f"{file}: profiles.npu.platform: must be 'ascend', 'cuda', 'cpu' or 'simulated', not 'gpu'",

@@ -13,14 +13,15 @@ from autotune.engines.simulated.launch import prepare
 from autotune.engines.simulated.model import read
 from autotune.engines.simulated.replay import play
 from autotune.engines.simulated.scheduler import Request
+from autotune.level_run import LevelWatch, RequestRecord
 from autotune.loading import load
 from autotune.model_card import read_model
-from autotune.results import FailureClass, Infeasible, Interrupted, Load, Measured, RequestRecord
+from autotune.results import FailureClass, Infeasible, Interrupted, Load, Measured
 from autotune.settings import built_in_profiles
 from autotune.spec import Sla
 from autotune.trial.request import Control, TrialRequest
 from autotune.trial.virtual import run_virtual
-from autotune.workload import LevelPlan, PlannedRequest, Workload
+from autotune.workload import LevelPlan, PlannedRequest, Workload, given_levels
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "autotune" / "demo" / "tiny-llama"
@@ -41,7 +42,7 @@ def trial(folder: Path, knobs: dict[str, Any] | None = None, **changes: Any) -> 
         engine_version="vllm-simulated",
         workload=DEMO,
         sla=Sla(p99_ttft_ms=5000.0),
-        levels=(0, 1, 2),
+        levels=given_levels(DEMO),
         search_seed=1,
         confirm_seeds=(),
         folder=folder,
@@ -71,7 +72,7 @@ def plan(*requests: tuple[float, int, int], users: int | None = None, timeout_s:
 
 
 def played(engine: Core, level: LevelPlan) -> list[RequestRecord]:
-    return play(engine, level, cancelled=lambda: False, progress=lambda _done, _all: None)
+    return list(play(engine, level, LevelWatch()).records)
 
 
 def test_every_request_gets_its_tokens() -> None:
@@ -193,7 +194,7 @@ def test_what_runs_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_confirmation_measures_its_level_with_each_seed(tmp_path: Path) -> None:
-    points = measured(trial(tmp_path, levels=(1,), confirm_seeds=(5, 6, 7))).points
+    points = measured(trial(tmp_path, levels=given_levels(DEMO)[1:2], confirm_seeds=(5, 6, 7))).points
     assert [(point.level, point.seed) for point in points] == [(1, 5), (1, 6), (1, 7)]
 
 

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autotune.results import Load
-from autotune.workload import LevelPlan, Vocabulary, Workload, max_total_tokens, plan_level, plan_warmup
+from autotune.workload import (
+    LevelPlan,
+    Source,
+    Vocabulary,
+    Workload,
+    given_levels,
+    open_source,
+    plan_level,
+    plan_warmup,
+)
 
 BUNDLED = sorted((Path(__file__).parents[2] / "workloads").glob("*.yaml"))
 VOCABULARY = Vocabulary(size=384, special_ids=frozenset({0, 1, 2}))
@@ -43,8 +52,12 @@ def dataset(tokens: dict[str, Any], prefix: int = 0) -> dict[str, Any]:
     }
 
 
+def source(job: Workload) -> Source:
+    return open_source(job.dataset, VOCABULARY)
+
+
 def plan(job: Workload, *, level: int = 0, devices: int = 1, seed: int = 0) -> LevelPlan:
-    return plan_level(job, level=level, devices=devices, seed=seed, vocabulary=VOCABULARY)
+    return plan_level(job, given_levels(job)[level], devices=devices, seed=seed, source=source(job))
 
 
 @pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.stem)
@@ -78,7 +91,10 @@ def test_a_wrong_workload_is_refused_with_what_is_wrong(changes, message):
 
 
 def test_the_longest_request_counts_prefix_input_and_output():
-    assert max_total_tokens(workload(dataset=dataset({"kind": "uniform", "min": 1, "max": 40}, prefix=100))) == 148
+    assert (
+        source(workload(dataset=dataset({"kind": "uniform", "min": 1, "max": 40}, prefix=100))).longest_request_tokens
+        == 148
+    )
 
 
 def test_the_same_arguments_give_the_same_plan():
@@ -161,12 +177,12 @@ def test_special_tokens_are_never_sent():
 
 def test_a_vocabulary_of_special_tokens_only_is_refused():
     with pytest.raises(ValueError, match="2 tokens has no token that is not special"):
-        plan_level(workload(), level=0, devices=1, seed=0, vocabulary=Vocabulary(2, frozenset({0, 1})))
+        open_source(workload().dataset, Vocabulary(2, frozenset({0, 1})))
 
 
 def test_the_shared_prefix_is_the_same_for_all_requests_levels_and_the_warm_up():
     job = workload(dataset=dataset({"kind": "fixed", "tokens": 10}, prefix=32), warmup_requests=3)
-    warmup = plan_warmup(job, devices=1, seed=0, vocabulary=VOCABULARY)
+    warmup = plan_warmup(job, devices=1, seed=0, source=source(job))
     requests = [*plan(job, level=0).requests, *plan(job, level=1).requests, *warmup.requests]
     assert len({r.prompt[:32] for r in requests}) == 1
     assert {len(r.prompt) for r in requests} == {42}
@@ -178,7 +194,7 @@ def test_no_two_prompts_of_any_level_seed_or_warm_up_begin_alike(seeds):
     """Eight tokens in common would be one chance in 381^8."""
     job = workload(warmup_requests=5)
     plans = [plan(job, level=level, seed=seed) for level in (0, 1) for seed in seeds]
-    plans += [plan_warmup(job, devices=1, seed=seed, vocabulary=VOCABULARY) for seed in seeds]
+    plans += [plan_warmup(job, devices=1, seed=seed, source=source(job)) for seed in seeds]
     beginnings = [r.prompt[:8] for p in plans for r in p.requests]
     assert len(set(beginnings)) == len(beginnings) == 90
 
@@ -193,5 +209,6 @@ def test_offsets_never_go_back_and_end_at_count_over_rate(rate, devices, seed):
 
 
 def test_warm_up_is_a_closed_loop_with_its_own_number_of_requests():
-    warmup = plan_warmup(workload(warmup_requests=5), devices=2, seed=0, vocabulary=VOCABULARY)
+    job = workload(warmup_requests=5)
+    warmup = plan_warmup(job, devices=2, seed=0, source=source(job))
     assert (len(warmup.requests), warmup.max_concurrency) == (5, 16)

@@ -1,28 +1,26 @@
 """A load level played in virtual time: the same plan as over HTTP, the same records, no waiting."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from autotune.engines.simulated.core import Core
 from autotune.engines.simulated.scheduler import Request, block_hashes
-from autotune.results import RequestRecord
+from autotune.level_run import LevelRun, LevelWatch, RequestRecord
 from autotune.workload import LevelPlan, PlannedRequest
 
 
-def play(
-    core: Core, plan: LevelPlan, *, cancelled: Callable[[], bool], progress: Callable[[int, int], None]
-) -> list[RequestRecord]:
+def play(core: Core, plan: LevelPlan, watch: LevelWatch) -> LevelRun:
     """Send every request of the plan to the engine and return one record each, in the plan's order.
 
     What `loadgen.run_level` does over HTTP: open loop at the offsets, closed loop as slots become free; a request that
     is not answered within the plan's time-out fails. The level starts where the engine's time line has come to. When
-    `cancelled` turns true, only the requests that had finished are returned.
+    `watch` stops it, only the requests that had finished are returned.
     """
     level = _Level(core, plan)
-    while level.unfinished and not cancelled():
+    while level.unfinished and not watch.stopped():
         level.advance()
-        progress(len(level.records), len(plan.requests))
-    return sorted(level.records, key=lambda record: record.index)
+        watch.report(len(level.records), len(plan.requests))
+    return LevelRun(tuple(sorted(level.records, key=lambda record: record.index)), planned=len(plan.requests))
 
 
 def counters(core: Core) -> dict[str, float]:
@@ -55,7 +53,7 @@ class _Level:
         self._start_s = core.now_s
         self._open: dict[int, tuple[PlannedRequest, Request]] = {}  # by number, in order of arrival
         self._planned: Iterator[PlannedRequest] = iter(plan.requests)
-        if plan.max_concurrency is None:
+        if plan.max_concurrency is None or plan.is_open_loop:
             for request in plan.requests:
                 self._send(request, self._start_s + request.offset_s)
         else:

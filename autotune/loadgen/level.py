@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from autotune.errors import AutotuneError, EnvironmentProblem
-from autotune.results import RequestRecord
+from autotune.level_run import LevelRun, LevelWatch, RequestRecord
 from autotune.telemetry import get_logger
 from autotune.workload import LevelPlan, PlannedRequest
 
@@ -26,12 +26,11 @@ PAUSE_S = 0.05  # a pause of the client worth a warning: the latencies measured 
 BODY_EXCERPT = 200  # characters of an error answer that are kept
 SPARE_FILES = 128  # descriptors besides one per request: logs, pipes, the actor's own connections
 
+WATCHED_BY_NOBODY = LevelWatch()
+
 log = get_logger()
 
 _TOKEN_MARKS = (b'"choices":[{', b'"choices": [{')
-
-Cancelled = Callable[[], bool]
-Progress = Callable[[int, int], None]  # finished requests, all requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +65,25 @@ class Pulse:
 
 
 def measure(
-    plan: LevelPlan,
-    endpoint: Endpoint,
-    *,
-    cancelled: Cancelled,
-    progress: Progress = lambda _done, _total: None,
-    pulse: Pulse | None = None,
-) -> list[RequestRecord]:
+    plan: LevelPlan, endpoint: Endpoint, watch: LevelWatch = WATCHED_BY_NOBODY, pulse: Pulse | None = None
+) -> LevelRun:
     """Run a level in the calling thread; see `run_level`.
 
     Raises EnvironmentProblem when the process may not open enough connections.
     """
     _allow_connections(plan.max_concurrency or len(plan.requests))
     with _frozen_garbage():
-        return asyncio.run(run_level(plan, endpoint, cancelled=cancelled, progress=progress, pulse=pulse))
+        return asyncio.run(run_level(plan, endpoint, watch, pulse))
 
 
 async def run_level(
-    plan: LevelPlan,
-    endpoint: Endpoint,
-    *,
-    cancelled: Cancelled,
-    progress: Progress,
-    pulse: Pulse | None = None,
-) -> list[RequestRecord]:
+    plan: LevelPlan, endpoint: Endpoint, watch: LevelWatch = WATCHED_BY_NOBODY, pulse: Pulse | None = None
+) -> LevelRun:
     """Send every request of the plan and return one record each, in the plan's order.
 
     Open loop: each is sent at its offset, whatever the server does. Closed loop: `max_concurrency` workers, a request
     is scheduled when a worker is free. Every request ends within the plan's time-out. A failed request is a record
-    with an `error`. When `cancelled` turns true the level stops within half a second and only the requests that had
+    with an `error`. When `watch` stops it the level stops within half a second and only the requests that had
     finished are returned.
 
     Raises EngineStalled when the engine owes answers and gives no sign of life for as long as its `pulse` allows,
@@ -104,22 +93,22 @@ async def run_level(
     pulse = pulse or Pulse()
     bodies = [_body(request, endpoint.model) for request in plan.requests]
     async with _session(endpoint) as session:
-        level = _Level(plan, bodies, session, progress)
+        level = _Level(plan, bodies, session, watch.report)
         async with asyncio.TaskGroup() as group:
-            stalled = await _watch(group.create_task(level.run()), level, cancelled, pulse)
+            stalled = await _watch(group.create_task(level.run()), level, watch.stopped, pulse)
     if stalled:
         raise EngineStalled(
             f"no request got a token for {pulse.limit_s:g} s, with {len(level.records)} of {len(plan.requests)} "
             f"requests finished at {plan.load}"
         )
-    return sorted(level.records, key=lambda record: record.index)
+    return LevelRun(tuple(sorted(level.records, key=lambda record: record.index)), planned=len(plan.requests))
 
 
 class _Level:
     """One level while it runs. Its clock starts with it."""
 
     def __init__(
-        self, plan: LevelPlan, bodies: list[bytes], session: aiohttp.ClientSession, progress: Progress
+        self, plan: LevelPlan, bodies: list[bytes], session: aiohttp.ClientSession, progress: Callable[[int, int], None]
     ) -> None:
         self.records: list[RequestRecord] = []
         self._plan = plan
@@ -268,7 +257,7 @@ class _Stream:
             self.output_tokens = int(usage.get("completion_tokens") or 0)
 
 
-async def _watch(sending: asyncio.Task[None], level: _Level, cancelled: Cancelled, pulse: Pulse) -> bool:
+async def _watch(sending: asyncio.Task[None], level: _Level, cancelled: Callable[[], bool], pulse: Pulse) -> bool:
     """Wait for the level and hear a cancel; whether it was ended because the engine gave no sign of life.
 
     Notices too when this process itself gets no CPU or waits for its disk.
