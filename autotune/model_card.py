@@ -1,4 +1,4 @@
-"""What a model's `config.json` says: vocabulary, positions, and the least memory it can run in."""
+"""What a model's `config.json` says: vocabulary, positions, the least memory it can run in, and its work per token."""
 
 import json
 import os
@@ -11,6 +11,17 @@ from autotune.errors import InputError
 _BYTES_PER_VALUE = 2  # bfloat16 and float16; a quantised KV cache is opt-in and halves it
 _GIB = 2**30
 
+_LLAMA_LIKE = frozenset(
+    {
+        "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3", "deepseek_v2", "deepseek_v3",
+    }
+)  # fmt: skip
+"""`model_type` of the architectures whose weights follow from their dimensions: a gated MLP, or experts like it."""
+
+_DIMENSIONS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
@@ -22,6 +33,9 @@ class ModelCard:
     max_positions: int
     weight_bytes: int  # of the safetensors files at hand; 0 when there are none
     kv_bytes_per_token: int  # of all layers; 0 when the attention is of a kind not known here
+    layer_parameters: int = 0  # that a token is multiplied with in all layers; 0 when the architecture is not known
+    head_parameters: int = 0  # of the output layer, which only tokens that are sampled from meet
+    attention_flops: int = 0  # of one token for each position that it attends to, in all layers; 0: not known
 
 
 def find_model(reference: str, *, relative_to: Path, roots: tuple[Path, ...] = ()) -> Path:
@@ -54,6 +68,9 @@ def read_model(path: Path) -> ModelCard:
         max_positions=int(text.get("max_position_embeddings") or 0),
         weight_bytes=_weight_bytes(path),
         kv_bytes_per_token=_kv_bytes_per_token(text),
+        layer_parameters=_layer_parameters(text) or _parameters_of_files(path, config | text),
+        head_parameters=int(text["vocab_size"]) * int(text.get("hidden_size") or 0) if _is_known(text) else 0,
+        attention_flops=_attention_flops(text),
     )
 
 
@@ -70,6 +87,75 @@ def shortfall(card: ModelCard, *, max_model_len: int, devices: int, device_bytes
             f"({kv_gib:.1f} GiB) exceed {devices} x {device_bytes / _GIB:.1f} GiB"
         )
     return None
+
+
+def request_flops(card: ModelCard, *, prompt_tokens: float, cached_tokens: float, output_tokens: float) -> float | None:
+    """FLOPs that one request needs of the model: what came from the prefix cache is not computed, nor the last token.
+
+    2 per parameter and token, and the attention's for each position before it (Chowdhery et al., PaLM, 2022, appendix
+    B, the forward third). None when the size of the model is not known. With mean lengths the attention of requests of
+    different lengths is somewhat underestimated.
+    """
+    if not card.layer_parameters:
+        return None
+    last = prompt_tokens + output_tokens - 1
+    positions = (last * (last + 1) - cached_tokens * (cached_tokens + 1)) / 2
+    layers = 2 * card.layer_parameters * (last - cached_tokens)
+    return layers + 2 * card.head_parameters * output_tokens + card.attention_flops * positions
+
+
+def _is_known(config: dict[str, Any]) -> bool:
+    return config.get("model_type") in _LLAMA_LIKE and all(config.get(name) for name in _DIMENSIONS)
+
+
+def _layer_parameters(config: dict[str, Any]) -> int:
+    """Weights of attention, MLP, router and active experts in all layers of a llama-like model; 0 for others."""
+    if not _is_known(config):
+        return 0
+    layers, hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
+    experts = next((int(config[name]) for name in _EXPERTS if config.get(name)), 0)
+    dense = int(config.get("first_k_dense_replace") or 0) if experts else layers
+    mlp = 3 * hidden * int(config["intermediate_size"])  # gate, up and down
+    width = int(config.get("moe_intermediate_size") or config["intermediate_size"])
+    routed = 3 * hidden * width * int(config.get("num_experts_per_tok") or 0)
+    shared = int(config.get("shared_expert_intermediate_size") or width * int(config.get("n_shared_experts") or 0))
+    sparse = routed + 3 * hidden * shared + hidden * experts
+    return layers * _attention_parameters(config) + dense * mlp + (layers - dense) * sparse
+
+
+def _attention_parameters(config: dict[str, Any]) -> int:
+    """Query, key, value and output projections of one layer; with MLA their low-rank factors."""
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    if config.get("kv_lora_rank"):
+        nope, rope, value = (int(config[name]) for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+        rank, query_rank = int(config["kv_lora_rank"]), int(config.get("q_lora_rank") or 0)
+        query = (hidden + heads * (nope + rope)) * query_rank if query_rank else hidden * heads * (nope + rope)
+        return query + hidden * (rank + rope) + rank * heads * (nope + value) + heads * value * hidden
+    size = int(config.get("head_dim") or hidden // heads)
+    return 2 * hidden * size * (heads + int(config.get("num_key_value_heads") or heads))
+
+
+def _attention_flops(config: dict[str, Any]) -> int:
+    """2 for each value of a query-key product and 2 for each of the weighted sum, in all layers and heads."""
+    windowed = config.get("sliding_window") and config.get("use_sliding_window", True)
+    if not _is_known(config) or windowed or set(config.get("layer_types") or ()) - {"full_attention"}:
+        return 0
+    heads = int(config["num_attention_heads"])
+    size = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
+    key, value = size, size
+    if config.get("kv_lora_rank"):
+        key = int(config["qk_nope_head_dim"]) + int(config["qk_rope_head_dim"])
+        value = int(config["v_head_dim"])
+    return int(config["num_hidden_layers"]) * heads * 2 * (key + value)
+
+
+def _parameters_of_files(path: Path, config: dict[str, Any]) -> int:
+    """All weights of a dense model of another architecture; 0 where the files do not say how many a token meets."""
+    experts = any(config.get(name) for name in _EXPERTS)
+    size = _BYTES.get(str(config.get("torch_dtype") or config.get("dtype")))
+    if experts or size is None or config.get("quantization_config"):
+        return 0
+    return _weight_bytes(path) // size
 
 
 def _kv_bytes_per_token(config: dict[str, Any]) -> int:

@@ -102,6 +102,16 @@ class LoadPoint(Record):
         return self.ttft.at(99).value_ms
 
 
+def cost_per_million_tokens(price_per_device_hour: float, tokens_per_s_per_device: float) -> float | None:
+    """What a million tokens cost at this throughput, in the price's currency; None at no throughput.
+
+    price x devices / (tokens/s x 3600) x 1e6; the devices cancel out.
+    """
+    if not tokens_per_s_per_device:
+        return None
+    return price_per_device_hour / (tokens_per_s_per_device * 3600) * 1e6
+
+
 class FailureClass(enum.StrEnum):
     """What kind of failure ended a trial. The kind decides what the sampler hears and whether it is tried again."""
 
@@ -211,7 +221,7 @@ class Trial(Record):
 
     number: int  # from 0 within the job; 0 is the baseline, which an interruption may give another number
     purpose: Purpose
-    origin: str  # "baseline", "recipe:NAME", "sobol", "gp", …; for a confirmation "trial N"
+    origin: str  # "baseline", "recipe:NAME", "sobol", "gp", …; "trial N" of a confirmation, "ablation step 2 round 1"
     knobs: dict[str, Any]  # parameter -> real value
     config: EngineConfig
     result: TrialResult | None = None  # None while running
@@ -221,6 +231,11 @@ class Trial(Record):
     earlier_device_s: float = 0.0  # device-seconds of the launches before the last one
     started_at: datetime
     finished_at: datetime | None = None
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether it belongs to the search: the baseline or a proposal, no re-run and no launch of the attribution."""
+        return self.purpose in ("baseline", "search")
 
 
 class FrontPoint(Record):
@@ -241,10 +256,17 @@ class ParetoFront(Record):
 
 
 class Comparison(Record):
-    """A candidate against the baseline, each at its operating point: ratios above 1 are larger than the baseline."""
+    """A candidate against the baseline, each at its operating point: ratios above 1 are larger than the baseline.
+
+    The difference is that of the re-runs' mean output throughputs, in tokens/s per device, with its two-sided 95 %
+    interval; no bounds: a single re-run shows no spread.
+    """
 
     throughput_ratio: float | None
     p99_ttft_ratio: float | None
+    throughput_difference_tok_s: float | None = None
+    throughput_difference_low_tok_s: float | None = None
+    throughput_difference_high_tok_s: float | None = None
 
 
 class Confirmation(Record):
@@ -269,6 +291,53 @@ class Recommendation(Record):
     closest_trial: int | None = None  # when nothing meets the SLA
 
 
+class Difference(Record):
+    """A difference of two means with its two-sided 95 % interval; None: a single pair shows no spread."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def contains_zero(self) -> bool:
+        """Whether the sign is open: the interval contains zero, or there is none."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+
+class KnobChange(Record):
+    """One knob at both ends of the ablation path."""
+
+    name: str
+    baseline: Any
+    winner: Any
+
+
+StepVerdict = Literal["gain", "loss", "inert", "unclear"]
+
+
+class AblationStep(Record):
+    """One step of the path from the baseline to the winner: what changed there, and what it brought."""
+
+    changes: tuple[KnobChange, ...]  # several: they can be told apart by no configuration that runs
+    gain_tok_s: Difference  # throughput under the SLA per device, over the configuration before
+    share: float | None  # of the total gain; None: there is none to share
+    verdict: StepVerdict
+
+
+class Attribution(Record):
+    """Which knob brought which part of the winner's gain, measured along one path; the steps add up to the total."""
+
+    winner: int  # the trial that was explained
+    rounds: int  # launches of every configuration of the path that count
+    baseline_tok_s: float  # mean throughput under the SLA per device at the path's start
+    winner_tok_s: float  # and at its end
+    total_tok_s: Difference
+    steps: tuple[AblationStep, ...]
+    reset: tuple[str, ...] = ()  # inert knobs that are back at the engine's default in `trial`
+    trial: int | None = None  # the row of the winner without its inert knobs; None: it was not launched
+    outcome: str = ""  # what became of the recommendation, in a sentence
+
+
 class JobResult(Record):
     """How a job ended."""
 
@@ -276,6 +345,7 @@ class JobResult(Record):
     front: ParetoFront
     recommendation: Recommendation
     confirmations: tuple[Confirmation, ...] = ()
+    attribution: Attribution | None = None  # after `autotune explain`
 
 
 class JobStatus(enum.StrEnum):

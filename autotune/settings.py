@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr | None = Field(default=None, description="Default: SQLite in `home`.")
     ray_address: str | None = Field(default=None, description="Default: a local Ray.")
+    guidellm: Path | None = Field(default=None, description="The `guidellm` script of its own environment.")
     profiles: dict[Annotated[str, Field(min_length=1)], EngineProfile] = {}
 
     @classmethod
@@ -156,6 +157,22 @@ def profile(settings: Settings, name: str) -> EngineProfile:
             f"engine profile '{name}' names {found.executable}, which is no executable; correct it in {settings_file()}"
         )
     return found.model_copy(update={"executable": executable})
+
+
+def guidellm(settings: Settings) -> Path:
+    """Where GuideLLM is. Raises EnvironmentProblem when the settings do not say, or say what is no executable."""
+    if settings.guidellm is None:
+        raise EnvironmentProblem(
+            "instrument guidellm: no GuideLLM is known; install it in an environment of its own and set "
+            f"AUTOTUNE_GUIDELLM, or `guidellm` in {settings_file()}, to its guidellm script"
+        )
+    found = _existing(settings.guidellm)
+    if found is None:
+        raise EnvironmentProblem(
+            f"instrument guidellm: {settings.guidellm} is no executable; correct AUTOTUNE_GUIDELLM, or `guidellm` in "
+            f"{settings_file()}"
+        )
+    return found
 
 
 def built_in_profiles() -> dict[str, EngineProfile]:

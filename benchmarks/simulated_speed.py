@@ -14,6 +14,7 @@ from autotune.engine_config import EngineConfig
 from autotune.engines.simulated import launch, model, options
 from autotune.engines.simulated.core import Core
 from autotune.engines.simulated.replay import play
+from autotune.level_run import LevelWatch
 from autotune.loading import find, load
 from autotune.model_card import read_model
 from autotune.settings import built_in_profiles
@@ -39,7 +40,7 @@ def main() -> None:
         words = ["serve", str(TINY), "--max-num-seqs", str(sequences), "--max-model-len", "64"]
         core = Core(launch.prepare(options.read(words, {}), served))
         for plan in plans:
-            play(core, plan, cancelled=lambda: False, progress=lambda _done, _all: None)
+            play(core, plan, LevelWatch())
 
     _report("engine", engine)
     with tempfile.TemporaryDirectory() as folder:

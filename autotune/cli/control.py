@@ -13,8 +13,9 @@ from autotune.results import ENDED, JobStatus, Measured
 from autotune.settings import load_settings
 from autotune.store import Store
 from autotune.tuner.context import restore
-from autotune.tuner.job import STOP_S, close_job
+from autotune.tuner.job import close_job
 from autotune.tuner.ledger import Books, leased
+from autotune.tuner.loop import STOP_S
 from autotune.tuner.owner import runner
 from autotune.tuner.rerun import rerun, rerun_request
 
@@ -44,10 +45,10 @@ def cancel_job(key: str) -> None:
 
 
 def _wait_for_end(store: Store, job_id: str) -> None:
-    """Until the job has ended, nobody runs it any more, or the time for stopping engines is over."""
+    """Until nobody works on the job any more, or the time for stopping engines is over."""
     deadline = time.monotonic() + STOP_S + _MARGIN_S
     while time.monotonic() < deadline:
-        if store.job(job_id).status in ENDED or runner(store, job_id) is None:
+        if runner(store, job_id) is None:
             return
         time.sleep(_POLL_S)
 

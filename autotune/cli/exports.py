@@ -8,8 +8,9 @@ from pathlib import Path
 from autotune.errors import InputError, NotFound
 from autotune.export import ExportSource
 from autotune.report.rows import baseline_point, baseline_trial
-from autotune.results import Confirmation, FrontPoint, Job, JobResult, LoadPoint, Measured, Trial
+from autotune.results import Attribution, Confirmation, FrontPoint, Job, JobResult, LoadPoint, Measured, Trial
 from autotune.selection import choose, parse_policy
+from autotune.settings import Settings
 from autotune.spec import JobSpec
 
 RECOMMENDED = "recommended"
@@ -31,8 +32,16 @@ def trial_of(job: Job, trials: tuple[Trial, ...], number: int) -> Trial:
     raise NotFound(f"job {job.id!r} has no trial {number}; {known}")
 
 
-def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource | None:
-    """The selected configuration with its evidence; None when nothing meets the SLA."""
+def price_of(job: Job, settings: Settings) -> float | None:
+    """What a device-hour of the job's engine profile costs by today's settings; None when they do not say."""
+    profile = settings.profiles.get(JobSpec.model_validate(job.spec).engine)
+    return profile.price_per_device_hour if profile else None
+
+
+def source_of(
+    job: Job, trials: tuple[Trial, ...], select: str, price_per_device_hour: float | None = None
+) -> ExportSource | None:
+    """The selected configuration with its evidence; None when nothing meets the SLA. The cost is told with a price."""
     result = result_of(job)
     chosen = _chosen(result, trials, select)
     if chosen is None:
@@ -55,9 +64,12 @@ def source_of(job: Job, trials: tuple[Trial, ...], select: str) -> ExportSource 
         baseline=base if base is not None and base.feasible else None,
         baseline_confirmation=_confirmation(result, first.number) if first and confirmation else None,
         confirmation=confirmation,
+        comparison=result.recommendation.versus_baseline if number == result.recommendation.trial else None,
+        attribution=_attribution(result, number),
         front=result.front,
         trials=trials,
         exported_at=datetime.now(UTC),
+        price_per_device_hour=price_per_device_hour,
     )
 
 
@@ -70,6 +82,12 @@ def _chosen(result: JobResult, trials: tuple[Trial, ...], select: str) -> tuple[
         return None
     point: FrontPoint = choose(result.front, policy, trials)
     return point.trial, point.level
+
+
+def _attribution(result: JobResult, trial: int) -> Attribution | None:
+    """What was found out about the gain of this trial, or of the one whose inert knobs it is without."""
+    found = result.attribution
+    return found if found is not None and trial in (found.winner, found.trial) else None
 
 
 def _confirmation(result: JobResult, trial: int, point: LoadPoint | None = None) -> Confirmation | None:

@@ -12,18 +12,18 @@ from autotune.search_space import size, tunable
 from autotune.settings import built_in_profiles, load_settings, profile
 from autotune.spec import json_schema
 from autotune.tuner.context import load_job
-from autotune.workload import ladder_text
+from autotune.workload import file_summary, ladder_text
 
 
 def validate_file(job_file: Path, overrides: list[str]) -> None:
     """Check a job file with its space and workload; prints what it would do."""
     sources = load_job(job_file, overrides)
-    levels = ladder_text(sources.workload)
+    levels, data = ladder_text(sources.workload), file_summary(sources.workload.dataset)
     print(f"{job_file} is valid: job {sources.spec.name!r}, model {sources.spec.model!r}")
     print(
         f"  space {sources.space.name!r}: {size(sources.space)} configurations of {len(tunable(sources.space))} knobs"
     )
-    print(f"  workload {sources.workload.name!r}: levels {levels}")
+    print(f"  workload {sources.workload.name!r}: levels {levels}" + (f"\n  data {data}" if data else ""))
 
 
 def print_schema() -> None:

@@ -103,6 +103,14 @@ def rerun(
 
 
 @app.command()
+def explain(job: JobName, as_json: AsJson = False) -> None:
+    """Find out which knob brought which share of the winner's gain, by launching the path to it; inert knobs go."""
+    from autotune.cli.explain import explain_here
+
+    raise typer.Exit(explain_here(job, as_json=as_json))
+
+
+@app.command()
 def validate(job_file: JobFile, fields: Overrides = None, sla: SlaLines = None) -> None:
     """Check a job file with its search space and workload; every problem at once, with line numbers."""
     from autotune.cli.files import validate_file
@@ -116,6 +124,34 @@ def schema() -> None:
     from autotune.cli.files import print_schema
 
     print_schema()
+
+
+@app.command()
+def bench(
+    url: Annotated[str, typer.Option(help="The endpoint, http://HOST:PORT; its key is taken from OPENAI_API_KEY.")],
+    workload: Annotated[str, typer.Option(help="A bundled workload's name, or a file.")],
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a field of the workload: --set levels=[4,8].", metavar="FIELD=VALUE"),
+    ] = None,
+    sla: Annotated[
+        list[str] | None,
+        typer.Option("--sla", help="Stop at the first level that breaks it: p99_ttft_ms=200.", metavar="LINE=LIMIT"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Which of the models it serves; default the first.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The served model's folder here; default what the endpoint tells.")
+    ] = None,
+    devices: Annotated[int, typer.Option(help="Devices behind the endpoint: levels are per device.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Of the trace.", min=0)] = 0,
+    records: Annotated[Path | None, typer.Option(help="Keep every request's record in this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure any OpenAI-compatible endpoint with a workload, without tuning it."""
+    from autotune.cli.bench import Asked, bench
+
+    asked = Asked(url, workload, fields or (), sla or (), model, tokenizer, devices, seed, records)
+    raise typer.Exit(bench(asked, as_json=as_json))
 
 
 @app.command()

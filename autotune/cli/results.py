@@ -11,13 +11,14 @@ from rich.text import Text
 
 from autotune.cli.console import console as open_console
 from autotune.cli.evidence import print_evidence
-from autotune.cli.exports import result_of, source_of, trial_of
+from autotune.cli.exports import price_of, result_of, source_of, trial_of
 from autotune.cli.outcome import NOTHING_MEETS_SLA, check_writable, write
 from autotune.errors import EnvironmentProblem
 from autotune.export import export
-from autotune.report.rows import baseline_point, searched_points
+from autotune.report.levels import bottleneck_lines, levels_table
+from autotune.report.rows import baseline_point, measured, searched_points
 from autotune.report.tables import baseline_panel, front_table, trials_table
-from autotune.results import JobStatus, Measured
+from autotune.results import JobStatus, Measured, Trial
 from autotune.settings import load_settings
 from autotune.spec import JobSpec
 from autotune.store import Store, url_for_optuna
@@ -53,6 +54,8 @@ def show_trials(key: str, number: int | None, *, as_json: bool) -> None:
         return
     console = open_console()
     console.print(trials_table(trials))
+    if number is not None:
+        _print_levels(console, trials[0])
     for trial in trials:
         if trial.result is not None and not isinstance(trial.result.outcome, Measured):
             evidence = trial.result.outcome.evidence
@@ -60,10 +63,20 @@ def show_trials(key: str, number: int | None, *, as_json: bool) -> None:
             print_evidence(console, evidence, whole_tail=number is not None)
 
 
+def _print_levels(console: Console, trial: Trial) -> None:
+    outcome = measured(trial)
+    if outcome is None:
+        return
+    console.print(levels_table(outcome.points))
+    for line in bottleneck_lines(outcome.points):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
     """A job's front with the baseline and the recommendation."""
     check_writable(page)
-    with Store.open(load_settings().database) as store:
+    settings = load_settings()
+    with Store.open(settings.database) as store:
         job = store.job(key)
         trials = store.trials(job.id)
     result, sla = result_of(job), JobSpec.model_validate(job.spec).sla
@@ -78,7 +91,7 @@ def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
 
     console = open_console()
     console.print(baseline_panel(trials, sla, result.confirmations))
-    console.print(front_table(result.front, trials))
+    console.print(front_table(result.front, trials, price_of(job, settings)))
     plot = front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla)
     console.print(plot, markup=False, highlight=False)
     console.print(f"[bold]recommendation[/bold]: {escape(result.recommendation.reason)}", highlight=False)
@@ -87,10 +100,11 @@ def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
 def export_choice(key: str, select: str, form: str, output: Path | None) -> int:
     """Export one configuration; returns the exit code."""
     check_writable(output)
-    with Store.open(load_settings().database) as store:
+    settings = load_settings()
+    with Store.open(settings.database) as store:
         job = store.job(key)
         trials = store.trials(job.id)
-    source = source_of(job, trials, select)
+    source = source_of(job, trials, select, price_of(job, settings))
     if source is None:
         Console(stderr=True).print(result_of(job).recommendation.reason, markup=False, highlight=False)
         return NOTHING_MEETS_SLA

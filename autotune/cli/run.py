@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from autotune.cli.console import console as open_console
+from autotune.cli.explain import launch_explanation, print_recommendation, print_stopped
 from autotune.cli.exports import RECOMMENDED, result_of, source_of, start_line
 from autotune.cli.outcome import DONE, INTERRUPTED, NOTHING_MEETS_SLA, check_writable, write
 from autotune.cli.progress import progress_bar
@@ -28,6 +29,7 @@ from autotune.study import note
 from autotune.trial import sweep_host
 from autotune.tuner.context import JobContext, check_same_engine, load_job, prepare, restore
 from autotune.tuner.events import Observer
+from autotune.tuner.explain import is_unfinished
 from autotune.tuner.job import run_job
 from autotune.tuner.ledger import Books, leased
 from autotune.tuner.loop import JobCancelled
@@ -68,8 +70,12 @@ def resume_here(key: str, outputs: Outputs) -> int:
 
 
 def _go_on(console: Console, job: Job, settings: Settings, store: Store, outputs: Outputs) -> int:
+    if is_unfinished(job, store.trials(job.id)):
+        if launch_explanation(console, job, settings, store) == INTERRUPTED:
+            return INTERRUPTED
+        return _show(console, restore(job, settings), store.job(job.id), store.trials(job.id), outputs)
     if job.status is JobStatus.SUCCEEDED:
-        open_study(job, settings).sync([t for t in store.trials(job.id) if t.purpose != "confirmation"])
+        open_study(job, settings).sync([t for t in store.trials(job.id) if t.is_searched])
         raise InputError(f"job {job.id!r} has succeeded, nothing is left to do; see: autotune pareto {job.id}")
     holder = runner(store, job.id)
     if holder is not None:
@@ -125,6 +131,9 @@ def _work(console: Console, context: JobContext, settings: Settings, store: Stor
     except (JobCancelled, KeyboardInterrupt):
         if context.job.id not in {job.id for job in store.jobs()}:
             return INTERRUPTED  # before anything was launched
+        if store.job(context.job.id).status is JobStatus.SUCCEEDED:
+            print_stopped(console, context.job.id)
+            return INTERRUPTED
         console.print(
             f"cancelled; what was measured is kept: autotune pareto {context.job.id}\n"
             f"to go on: autotune resume {context.job.id}",
@@ -164,18 +173,18 @@ def _show(console: Console, context: JobContext, job: Job, trials: tuple[Trial, 
     """The baseline, the front as table and plot, the recommendation; and the files that were asked for."""
     result, sla = result_of(job), JobSpec.model_validate(job.spec).sla
     console.print(baseline_panel(trials, sla, result.confirmations))
-    console.print(front_table(result.front, trials))
+    console.print(front_table(result.front, trials, context.profile.price_per_device_hour))
     console.print(
         front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla),
         markup=False,
         highlight=False,
     )
-    console.print(f"[bold]recommendation[/bold]: {escape(result.recommendation.reason)}", highlight=False)
+    print_recommendation(console, result)
     console.print(f"stopped by {result.stopped_by}; look again with: autotune pareto {job.id}", highlight=False)
     if outputs.page is not None:
         write(outputs.page, front_page(result.front, trials, sla, title=job.id))
         console.print(f"wrote {outputs.page}: the front as a page", markup=False)
-    source = source_of(job, trials, RECOMMENDED)
+    source = source_of(job, trials, RECOMMENDED, context.profile.price_per_device_hour)
     if source is None:
         return NOTHING_MEETS_SLA
     if outputs.best is not None:

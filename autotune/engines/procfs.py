@@ -1,11 +1,13 @@
-"""What /proc says about processes: start times, states and descendants."""
+"""What /proc says about processes: start times, states, descendants, and how busy each thread is."""
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,50 @@ def with_environment(entry: str) -> tuple[ProcessStat, ...]:
         if wanted in environment.split(b"\0") and process.pid != os.getpid():
             found.append(process)
     return tuple(process for process in found if process.state not in "ZX")
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTime:
+    """What one process has used of the CPU since its start, and what each of its threads that live wanted of it."""
+
+    command: str  # as `ps -o comm` shows it: at most 15 characters
+    total_s: float  # on a core
+    threads_s: Mapping[int, float]  # thread id -> seconds on a core, or waiting for one
+
+
+def cpu_times(pids: Iterable[int]) -> dict[int, CpuTime]:
+    """What these processes have used until now; those that are gone are left out. Source of the fields: proc(5)."""
+    found = {}
+    for pid in pids:
+        used = _used(pid)
+        if used is not None:
+            wanted = {thread: _wanted_s(pid, thread) for thread in _threads(pid)}
+            found[pid] = CpuTime(*used, {thread: time_s for thread, time_s in wanted.items() if time_s is not None})
+    return found
+
+
+def _used(pid: int) -> tuple[str, float] | None:
+    """The command, and the seconds of CPU, user and system."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    fields = rest.split()
+    return name, (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def _wanted_s(pid: int, thread: int) -> float | None:
+    """Time on a core and in its queue (Linux, Documentation/scheduler/sched-stats.rst); None: gone, or not kept."""
+    try:
+        on_core_ns, waited_ns, _ = (_PROC / str(pid) / "task" / str(thread) / "schedstat").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return (int(on_core_ns) + int(waited_ns)) / 1e9
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(_PROC / str(pid) / "task")]  # noqa: PTH208 - names only, in one call
+    except (FileNotFoundError, ProcessLookupError):
+        return []

@@ -1,6 +1,7 @@
 """What an engine says of itself: effective values from `/metrics` and the log, and its counters."""
 
 import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
     "vllm:request_prefill_time_seconds_count": ("prefill_count", sum),
     "vllm:iteration_tokens_total_sum": ("iteration_tokens", sum),
     "vllm:iteration_tokens_total_count": ("iterations", sum),
+    "vllm:estimated_flops_per_gpu_total": ("estimated_flops_per_device", statistics.fmean),
     "vllm:kv_cache_usage_perc": ("kv_cache_usage", max),
     "vllm:gpu_cache_usage_perc": ("kv_cache_usage", max),  # its name before the V1 engine
     "vllm:num_requests_running": ("requests_running", sum),
@@ -58,7 +60,14 @@ _COUNTERS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
 }
 """Sample name -> our name, and how the engines of a data-parallel deployment add up."""
 
+_LIMITS = ("max_num_seqs", "max_num_batched_tokens")
 _GAUGES = frozenset({"kv_cache_usage", "requests_running", "requests_waiting"})
+_LOOKED_AT = _GAUGES | {"generation_tokens"}
+_ON_REQUEST = frozenset({"estimated_flops_per_device"})  # stays 0 without `enable_mfu_metrics`
+
+_GAUGE_SAMPLE = re.compile(
+    rf"^({'|'.join(name for name, (ours, _) in _COUNTERS.items() if ours in _LOOKED_AT)})\{{.*\}} (\S+)$", re.MULTILINE
+)
 
 
 def fetch_metrics(server: Server) -> str:
@@ -87,6 +96,15 @@ def effective_values(metrics_text: str, log_text: str) -> dict[str, str]:
     return found
 
 
+def limits(config: EngineConfig, effective: Mapping[str, str]) -> dict[str, float]:
+    """What bounds each step of the scheduler, by argument name: as the engine says, else as it was asked.
+
+    A limit is left out when neither knows it: vLLM's default depends on the device and is not logged.
+    """
+    known = {**config.arguments, **effective}
+    return {name: float(known[name]) for name in _LIMITS if isinstance(_normal(known.get(name)), float)}
+
+
 def overridden(config: EngineConfig, effective: Mapping[str, str]) -> dict[str, str]:
     """Arguments the engine runs with another value than was asked: name -> "asked 16, runs 128"."""
     return {
@@ -110,7 +128,20 @@ def counters(metrics_text: str) -> dict[str, float]:
     for name, _, value in _samples(metrics_text):
         if name in _COUNTERS:
             values.setdefault(name, []).append(value)
-    return {_COUNTERS[name][0]: _COUNTERS[name][1](found) for name, found in values.items()}
+    summed = {_COUNTERS[name][0]: _COUNTERS[name][1](found) for name, found in values.items()}
+    return {name: value for name, value in summed.items() if value or name not in _ON_REQUEST}
+
+
+def gauges(metrics_text: str) -> dict[str, float]:
+    """The gauges among the `counters`, `generation_tokens`, and how many `engines` there are; empty without an answer.
+
+    For looking often: it costs a fraction of reading the whole exposition.
+    """
+    values: dict[str, list[float]] = {}
+    for name, value in _GAUGE_SAMPLE.findall(metrics_text):
+        values.setdefault(name, []).append(float(value))
+    found = {_COUNTERS[name][0]: _COUNTERS[name][1](several) for name, several in values.items()}
+    return found | ({"engines": float(max(map(len, values.values())))} if values else {})
 
 
 def counter_deltas(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

@@ -3,8 +3,9 @@
 import statistics
 from typing import Any
 
+from autotune.export.gain import gain_sentences
 from autotune.export.source import ExportSource
-from autotune.results import Confirmation, Load, LoadPoint, Quantile
+from autotune.results import Confirmation, Load, LoadPoint, Quantile, cost_per_million_tokens
 
 
 def comments(source: ExportSource) -> str:
@@ -26,7 +27,10 @@ def fields(source: ExportSource) -> dict[str, Any]:
         "confirmation": source.confirmation.model_dump(mode="json") if source.confirmation else None,
         "baseline": source.baseline.model_dump(mode="json") if source.baseline else None,
         "throughput_versus_baseline": throughput_ratio(source),
+        "versus_baseline": source.comparison.model_dump(mode="json") if source.comparison else None,
+        "attribution": source.attribution.model_dump(mode="json") if source.attribution else None,
         "recommended_load": {"kind": source.point.load.kind, "value": total_load(source.point)},
+        **{f"cost_per_million_{name}_tokens": cost for name, cost in _costs(source).items()},
         "exported_at": source.exported_at.isoformat(),
     }
 
@@ -58,8 +62,35 @@ def _sentences(source: ExportSource) -> list[str]:
         _confirmed(source),
         "SLA: " + source.sla.text,
         _versus_baseline(source),
+        *gain_sentences(source),
+        *_bottleneck(point),
+        *_cost(source),
         f"keep the load of one instance ({_devices(point)}) at or below {_load(point)}",
     ]
+
+
+def _bottleneck(point: LoadPoint) -> list[str]:
+    used = [] if point.mfu is None else [f"model FLOPs utilization (MFU) {point.mfu:.1%}"]
+    if point.bottleneck is None:
+        return used
+    return [f"bottleneck at this load: {point.bottleneck.kind} ({point.bottleneck.evidence})", *used]
+
+
+def _cost(source: ExportSource) -> list[str]:
+    costs = [f"{cost:.4g} per million {name} tokens" for name, cost in _costs(source).items()]
+    if not costs:
+        return []
+    return [f"cost at this load and {source.price_per_device_hour:g} per device-hour: {', '.join(costs)}"]
+
+
+def _costs(source: ExportSource) -> dict[str, float]:
+    """Of the selected point, for output tokens and for all; empty where there is no price or no token."""
+    price, point = source.price_per_device_hour, source.point
+    if price is None:
+        return {}
+    rates = {"output": point.output_throughput, "total": point.total_token_throughput}
+    costs = {name: cost_per_million_tokens(price, rate / point.devices) for name, rate in rates.items()}
+    return {name: cost for name, cost in costs.items() if cost is not None}
 
 
 def _confirmed(source: ExportSource) -> str:
@@ -71,7 +102,7 @@ def _confirmed(source: ExportSource) -> str:
     return (
         f"measured again in {_count(again)} at {again.load} per device: "
         f"{again.output_throughput_per_device:.1f} tok/s per device, {'; '.join(lines)}: {verdict} "
-        "(judged by mean plus standard error)"
+        f"(judged by mean plus standard error{'' if source.sla.confidence is None else ' of the upper bounds'})"
     )
 
 

@@ -1,25 +1,19 @@
-"""From what the client saw of each request to a load point: percentiles with bounds, goodput, violations of the SLA.
-
-A request that failed counts as one that never came: its latencies are infinite. Leaving it out would make a server
-look better the more requests it drops.
-"""
+"""From what the client saw of each request to a load point: percentiles with bounds, goodput, violations of the SLA."""
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autotune.level_run import ClientUse, LevelRun, RequestRecord
-from autotune.measurement.percentiles import quantile
+from autotune.measurement.client import client_bound
+from autotune.measurement.drift import drift
+from autotune.measurement.percentiles import CONFIDENCE, quantile
+from autotune.measurement.samples import PER_REQUEST, ascending, latency, samples_ms
 from autotune.measurement.verdict import violations
-from autotune.results import Latency, Load, LoadPoint
+from autotune.results import Load, LoadPoint
 from autotune.spec import LATENCY_METRICS, Sla
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
-
-_PER_REQUEST = ("ttft", "tpot", "e2el")  # metrics with one value per request; itl has one per gap
 
 
 def load_point(
@@ -35,37 +29,32 @@ def load_point(
     """One measured level out of its run.
 
     Latencies (ms) count from the scheduled time; the window of the throughputs is from the level's start to the last
-    end. Definitions as in `vllm.benchmarks.serve.calculate_metrics`, except for failures, which vLLM leaves out.
+    end. Definitions as in `vllm.benchmarks.serve.calculate_metrics`, except for failures, which vLLM leaves out. Of a
+    level that was ended early, percentiles are of the requests decided by then, and it always violates the SLA.
     Raises ValueError when there are no records.
     """
     records = run.records
     if not records:
         raise ValueError("a load point needs at least one request record")
     good = [record for record in records if record.error is None]
-    duration_s = max(record.end_s for record in records)
-    output_tokens = sum(record.output_tokens for record in good)
-    input_tokens = sum(record.input_tokens for record in good)
+    failed = sum(record.error is not None and not record.unfinished for record in records)
     percentiles = sorted({*PERCENTILES, *(line.percent for line in sla.latency_limits)})
-    lag = quantile(_sorted(r.lag_s * 1e3 for r in records), 99)
+    confidence = sla.confidence or CONFIDENCE
     point = LoadPoint(
         level=level,
         load=load,
         devices=devices,
         seed=seed,
-        duration_s=duration_s,
         completed=len(good),
-        failed=len(records) - len(good),
-        request_throughput=len(good) / duration_s,
-        output_throughput=output_tokens / duration_s,
-        total_token_throughput=(input_tokens + output_tokens) / duration_s,
-        request_goodput=sum(_meets_every_line(record, sla) for record in good) / duration_s,
-        client_lag_ms=max(0.0, lag.value_ms or 0.0),
-        client_cpu_share=run.client.cpu_share,
-        client_pause_ms=run.client.pause_ms,
+        failed=failed,
+        unfinished=max(0, run.planned - len(good) - failed) if run.aborted else 0,
         aborted=run.aborted,
         violations={},
         engine=dict(engine_counters or {}),
-        **{metric: latency(records, metric, percentiles) for metric in LATENCY_METRICS},
+        **_throughputs(records, good, sla),
+        **_client(run, sla),
+        **_drift(run, load, devices),
+        **{metric: latency(records, metric, percentiles, confidence) for metric in LATENCY_METRICS},
     )
     return point.model_copy(update={"violations": violations(point, sla)})
 
@@ -89,18 +78,36 @@ def joined(*runs: LevelRun) -> LevelRun:
     )
 
 
-def latency(records: Sequence[RequestRecord], metric: str, percentiles: Sequence[float]) -> Latency:
-    """One of ttft, tpot, itl and e2el over all requests, the failed ones as infinite, in ms.
+def _throughputs(records: Sequence[RequestRecord], good: Sequence[RequestRecord], sla: Sla) -> dict[str, float]:
+    duration_s = max(record.end_s for record in records)
+    output_tokens = sum(record.output_tokens for record in good)
+    input_tokens = sum(record.input_tokens for record in good)
+    return {
+        "duration_s": duration_s,
+        "request_throughput": len(good) / duration_s,
+        "output_throughput": output_tokens / duration_s,
+        "total_token_throughput": (input_tokens + output_tokens) / duration_s,
+        "request_goodput": sum(_meets_every_line(record, sla) for record in good) / duration_s,
+    }
 
-    The bounds of itl treat gaps as independent; gaps of one request are not quite.
-    """
-    samples = _sorted(value for record in records for value in _samples_ms(record, metric))
-    successes = [v for r in records if r.error is None for v in _samples_ms(r, metric)]
-    return Latency(
-        count=len(samples),
-        mean_ms=float(np.mean(successes)) if successes else None,
-        quantiles=tuple(quantile(samples, percent) for percent in percentiles),
-    )
+
+def _client(run: LevelRun, sla: Sla) -> dict[str, Any]:
+    lag_ms = quantile(ascending(record.lag_s * 1e3 for record in run.records), 99).value_ms
+    lag_ms = max(0.0, lag_ms or 0.0)
+    return {
+        "client_lag_ms": lag_ms,
+        "client_cpu_share": run.client.cpu_share,
+        "client_pause_ms": run.client.pause_ms,
+        "invalid": client_bound(lag_ms, run.client, max(record.end_s for record in run.records), sla),
+    }
+
+
+def _drift(run: LevelRun, load: Load, devices: int) -> dict[str, Any]:
+    """Nothing of a level that was ended early: its second half is missing."""
+    if run.aborted:
+        return {}
+    found = drift(run.records, users=int(load.value * devices) if load.kind == "max_concurrency" else 0)
+    return {"drift": found.ratio, "steady": found.steady}
 
 
 def _shifted(record: RequestRecord, by_s: float) -> RequestRecord:
@@ -113,34 +120,11 @@ def _shifted(record: RequestRecord, by_s: float) -> RequestRecord:
     )
 
 
-def _samples_ms(record: RequestRecord, metric: str) -> list[float]:
-    """The values of one request; a failed one is infinite wherever a successful one would have had a value."""
-    if metric == "itl":
-        gaps = [gap * 1e3 for gap in np.diff(record.token_times_s)]
-        missing = 0 if record.error is None else max(0, record.requested_tokens - 1 - len(gaps))
-        return gaps + [math.inf] * missing
-    if record.error is not None:
-        return [] if metric == "tpot" and record.requested_tokens < 2 else [math.inf]
-    if metric == "tpot":
-        return [_tpot_ms(record)] if record.output_tokens > 1 else []
-    end_s = record.token_times_s[0] if metric == "ttft" else record.end_s
-    return [(end_s - record.scheduled_s) * 1e3]
-
-
-def _tpot_ms(record: RequestRecord) -> float:
-    times_s = record.token_times_s
-    return (times_s[-1] - times_s[0]) / (record.output_tokens - 1) * 1e3
-
-
 def _meets_every_line(record: RequestRecord, sla: Sla) -> bool:
     """Whether a successful request is inside every per-request line, as `vllm bench serve --goodput` judges it."""
     return all(
         value <= line.limit_ms
         for line in sla.latency_limits
-        if line.metric in _PER_REQUEST
-        for value in _samples_ms(record, line.metric)
+        if line.metric in PER_REQUEST
+        for value in samples_ms(record, line.metric)
     )
-
-
-def _sorted(values_ms: Iterable[float]) -> NDArray[np.float64]:
-    return np.sort(np.fromiter(values_ms, dtype=np.float64))

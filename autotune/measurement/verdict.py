@@ -6,7 +6,7 @@ from scipy.stats import binom
 
 from autotune.measurement.percentiles import CONFIDENCE, lower_rank
 from autotune.results import Latency, LoadPoint
-from autotune.spec import Sla
+from autotune.spec import LatencyLimit, Sla
 
 VIOLATION_RANGE = (-1.0, 1.5)  # beyond, a sampler learns nothing more; 1.5 is 4.5 times the limit
 ERROR_RATE_SCALE = 0.01  # the smallest limit an overshoot is divided by, so that a limit of 0 has a scale
@@ -16,31 +16,33 @@ def violations(point: LoadPoint, sla: Sla) -> dict[str, float]:
     """How far every line of the SLA is missed, in one fixed order: the latency lines, then `error_rate`.
 
     A value up to 0 is met. Latency lines: log(value / limit), infinite values at the upper end; the error rate:
-    (share - limit) / max(limit, 0.01). All are clipped to -1 … 1.5.
+    (share - limit) / max(limit, 0.01). All are clipped to -1 … 1.5. Where the SLA has a confidence, the value is the
+    upper bound, which the point must have been measured with; one that does not exist counts as infinite.
     Raises KeyError when the point was measured without a percentile the SLA names.
     """
-    lines = {line.name: (getattr(point, line.metric), line) for line in sla.latency_limits}
-    result = {name: _overshoot(metric, line.percent, line.limit_ms) for name, (metric, line) in lines.items()}
-    share = point.failed / (point.completed + point.failed)
+    result = {line.name: _overshoot(getattr(point, line.metric), line, sla) for line in sla.latency_limits}
+    share = point.failed / max(1, point.completed + point.failed)
     return result | {"error_rate": _clip((share - sla.error_rate) / max(sla.error_rate, ERROR_RATE_SCALE))}
 
 
 def clearly_violates(point: LoadPoint, sla: Sla) -> bool:
-    """Whether some line of the SLA is broken with 95 % confidence, not only in this sample."""
-    if _failures_clearly_above(point, sla.error_rate):
+    """Whether some line of the SLA is broken with confidence, not only in this sample.
+
+    The confidence is that of the bounds: the SLA's, or 95 %.
+    """
+    if _failures_clearly_above(point, sla):
         return True
-    return any(
-        _bound(getattr(point, line.metric), line.percent, upper=False) > line.limit_ms for line in sla.latency_limits
-    )
+    return any(_lower_ms(getattr(point, line.metric), line, sla) > line.limit_ms for line in sla.latency_limits)
 
 
-def _overshoot(metric: Latency, percent: float, limit_ms: float) -> float:
+def _overshoot(metric: Latency, line: LatencyLimit, sla: Sla) -> float:
     if metric.count == 0:  # one-token answers have no tpot: nothing can be late
         return VIOLATION_RANGE[0]
-    value_ms = metric.at(percent).value_ms
+    found = metric.at(line.percent)
+    value_ms = found.value_ms if sla.confidence is None else found.upper_ms
     if value_ms is None:
         return VIOLATION_RANGE[1]
-    return _clip(math.log(value_ms / limit_ms)) if value_ms > 0 else VIOLATION_RANGE[0]
+    return _clip(math.log(value_ms / line.limit_ms)) if value_ms > 0 else VIOLATION_RANGE[0]
 
 
 def _clip(value: float) -> float:
@@ -48,19 +50,17 @@ def _clip(value: float) -> float:
     return min(high, max(low, value))
 
 
-def _bound(metric: Latency, percent: float, *, upper: bool) -> float:
-    """A bound as a number that compares: what does not exist says nothing (-inf, +inf), what never came is +inf."""
+def _lower_ms(metric: Latency, line: LatencyLimit, sla: Sla) -> float:
+    """The lower bound as a number that compares: what does not exist says nothing, what never came is infinite."""
     if metric.count == 0:
         return -math.inf
-    found = metric.at(percent)
-    if upper:
-        return math.inf if found.upper_ms is None else found.upper_ms
-    if found.lower_ms is None:
-        return math.inf if lower_rank(metric.count, percent) else -math.inf
-    return found.lower_ms
+    lower_ms = metric.at(line.percent).lower_ms
+    if lower_ms is not None:
+        return lower_ms
+    return math.inf if lower_rank(metric.count, line.percent, sla.confidence or CONFIDENCE) else -math.inf
 
 
-def _failures_clearly_above(point: LoadPoint, limit: float) -> bool:
-    """One-sided binomial test: so many failures are unlikely (5 %) when the true share is at the limit."""
-    count = point.completed + point.failed
-    return point.failed > 0 and bool(binom.sf(point.failed - 1, count, limit) < 1 - CONFIDENCE)
+def _failures_clearly_above(point: LoadPoint, sla: Sla) -> bool:
+    """One-sided binomial test: so many failures are unlikely when the true share is at the limit."""
+    count, unlikely = point.completed + point.failed, 1 - (sla.confidence or CONFIDENCE)
+    return point.failed > 0 and bool(binom.sf(point.failed - 1, count, sla.error_rate) < unlikely)

@@ -1,11 +1,12 @@
 """Ascend NPUs, seen through `npu-smi`."""
 
+import statistics
 import sys
 from collections.abc import Sequence
 
 from autotune.errors import EnvironmentProblem
-from autotune.platforms.device import Device, sorted_ids
-from autotune.platforms.npu_smi import parse_info, parse_mapping
+from autotune.platforms.device import Device, Utilization, sorted_ids
+from autotune.platforms.npu_smi import parse_info, parse_mapping, parse_usages
 from autotune.platforms.tool import run
 
 RESOURCE = "NPU"
@@ -33,6 +34,30 @@ def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
 def idle_command(devices: Sequence[str]) -> tuple[str, ...]:
     """Asks npu-smi; needed because the driver frees a dead process's memory seconds later (error EJ0001 else)."""
     return (sys.executable, "-P", "-m", "autotune.platforms.idle", "ascend", *sorted_ids(devices))
+
+
+def utilization(devices: Sequence[str]) -> Utilization | None:
+    """AI core and HBM bandwidth shares, as far as npu-smi shows them. Raises EnvironmentProblem when it fails or hangs.
+
+    A device that the mapping does not name is taken for the card of that number, as `parse_info` does.
+    """
+    places = {str(logic): place for place, logic in parse_mapping(run(("npu-smi", "info", "-m"))).items()}
+    wanted = [places.get(device, (int(device), 0)) for device in sorted_ids(devices)]
+    usages = {
+        card: parse_usages(run(("npu-smi", "info", "-t", "usages", "-i", str(card)))) for card in {c for c, _ in wanted}
+    }
+    return mean_utilization([usages[card][chip] for card, chip in wanted if chip in usages[card]])
+
+
+def mean_utilization(found: Sequence[Utilization]) -> Utilization | None:
+    """The means over devices, each over those that have the figure; None when there is none."""
+    compute = [one.compute for one in found if one.compute is not None]
+    bandwidth = [one.memory_bandwidth for one in found if one.memory_bandwidth is not None]
+    if not compute and not bandwidth:
+        return None
+    return Utilization(
+        statistics.fmean(compute) if compute else None, statistics.fmean(bandwidth) if bandwidth else None
+    )
 
 
 def discover() -> tuple[Device, ...]:

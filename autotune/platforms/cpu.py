@@ -55,6 +55,10 @@ def idle_command(devices: Sequence[str]) -> None:
     """Nothing to wait for: the kernel has taken back a dead process's memory when it is reaped."""
 
 
+def utilization(devices: Sequence[str]) -> None:
+    """Not known: threads that wait for each other spin, so a busy core says nothing."""
+
+
 def discover() -> tuple[Device, ...]:
     """The cores this process may use."""
     name = platform.processor() or platform.machine()

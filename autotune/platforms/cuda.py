@@ -1,11 +1,12 @@
 """NVIDIA GPUs, seen through `nvidia-smi`."""
 
 import csv
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 
-from autotune.platforms.device import Device, DeviceProcess, sorted_ids
+from autotune.platforms.device import Device, DeviceProcess, Utilization, sorted_ids
 from autotune.platforms.tool import run
 
 RESOURCE = "GPU"
@@ -26,6 +27,21 @@ def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
 def idle_command(devices: Sequence[str]) -> tuple[str, ...]:
     """Asks nvidia-smi."""
     return (sys.executable, "-P", "-m", "autotune.platforms.idle", "cuda", *sorted_ids(devices))
+
+
+def utilization(devices: Sequence[str]) -> Utilization | None:
+    """The share of time in which a kernel ran. Raises EnvironmentProblem when nvidia-smi fails or hangs.
+
+    Its `utilization.memory` is no share of the bandwidth, but of the time in which memory was used at all.
+    """
+    query = ("nvidia-smi", "--query-gpu=utilization.gpu", _FORMAT, "-i", ",".join(sorted_ids(devices)))
+    return parse_utilization(run(query))
+
+
+def parse_utilization(gpu_rows: str) -> Utilization | None:
+    """The mean over the GPUs of the query of `utilization`; None when none of them says anything."""
+    shares = [int(share) / 100 for (share,) in _rows(gpu_rows, 1) if share.strip().isdigit()]
+    return Utilization(statistics.fmean(shares)) if shares else None
 
 
 def discover() -> tuple[Device, ...]:

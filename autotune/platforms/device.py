@@ -44,6 +44,14 @@ class Device:
         return self.memory_used_mib < max(self.driver_mib, 0.1 * self.memory_total_mib)
 
 
+@dataclass(frozen=True, slots=True)
+class Utilization:
+    """How busy devices are, 0-1, on the average over them. None: the platform's tool does not say."""
+
+    compute: float | None = None
+    memory_bandwidth: float | None = None
+
+
 class Platform(Protocol):
     """What a kind of device needs; satisfied by the modules `ascend`, `cuda`, `cpu` and `simulated`."""
 
@@ -59,6 +67,9 @@ class Platform(Protocol):
 
     def idle_command(self, devices: Sequence[str]) -> tuple[str, ...] | None:
         """A command that exits 0 when these devices are idle; None where there is nothing to wait for."""
+
+    def utilization(self, devices: Sequence[str]) -> Utilization | None:
+        """How busy these devices are now; None where nobody knows. Raises EnvironmentProblem when their tool fails."""
 
     def discover(self) -> tuple[Device, ...]:
         """The devices of this machine. Raises EnvironmentProblem when their tool fails."""

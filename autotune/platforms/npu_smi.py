@@ -1,15 +1,16 @@
-"""Reads the tables of `npu-smi info` for A2, A3, 310P and 950, old and new drivers."""
+"""Reads what `npu-smi info` prints for A2, A3, 310P and 950, old and new drivers."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autotune.platforms.device import Device, DeviceProcess
+from autotune.platforms.device import Device, DeviceProcess, Utilization
 
 HEALTH_WORDS = ("OK", "Warning", "Alarm", "Critical", "UNKNOWN")
 
 _DRIVER_MIB = 4096  # idle A2 cards show 3360-3455 MiB, which is more than a tenth of a 32 GB card
 _BUS_ID = re.compile(r"^(?:[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]|NA)$")
+_USAGE = re.compile(r"^\s*(Aicore Usage Rate\(%\)|HBM Bandwidth Usage Rate\(%\)|Chip ID)\s*:\s*(\d+)\s*$")
 _PAIR = re.compile(r"(\d+)\s*/\s*(\d+)")
 
 Place = tuple[int, int]  # card ("NPU ID") and chip on it
@@ -68,6 +69,30 @@ def parse_mapping(text: str) -> dict[Place, int]:
         if len(cells) > logic and cells[logic].isdigit():
             mapping[int(cells[card]), int(cells[chip])] = int(cells[logic])
     return mapping
+
+
+def parse_usages(text: str) -> dict[int, Utilization]:
+    """Chip -> shares (0-1), from `npu-smi info -t usages -i CARD`; the chip's number ends the lines about it.
+
+    An A3 does not show its bandwidth. `HBM Usage Rate` is how full the memory is, and is left out.
+    """
+    found: dict[int, Utilization] = {}
+    percent: dict[str, int] = {}
+    for line in text.splitlines():
+        match = _USAGE.match(line)
+        if match is None:
+            continue
+        if match[1] != "Chip ID":
+            percent[match[1]] = int(match[2])
+            continue
+        core, bandwidth = percent.get("Aicore Usage Rate(%)"), percent.get("HBM Bandwidth Usage Rate(%)")
+        found[int(match[2])] = Utilization(_share(core), _share(bandwidth))
+        percent = {}
+    return found
+
+
+def _share(percent: int | None) -> float | None:
+    return None if percent is None else percent / 100
 
 
 def _cells(line: str) -> list[str]:

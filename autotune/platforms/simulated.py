@@ -23,6 +23,10 @@ def idle_command(devices: Sequence[str]) -> None:
     """Nothing to wait for."""
 
 
+def utilization(devices: Sequence[str]) -> None:
+    """Not known: what is simulated are step times."""
+
+
 def discover() -> tuple[Device, ...]:
     """Devices "0" to "63", all well and idle; without memory figures, which the simulated engine has itself."""
     return tuple(Device(str(number), "simulated", "OK") for number in range(_COUNT))

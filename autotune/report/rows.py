@@ -27,8 +27,8 @@ def baseline_point(trials: Sequence[Trial]) -> LoadPoint | None:
 
 
 def searched_points(trials: Sequence[Trial]) -> list[LoadPoint]:
-    """Every load point of the baseline and search trials; confirmations repeat some of them."""
-    outcomes = [measured(trial) for trial in trials if trial.purpose != "confirmation"]
+    """Every load point of the baseline and search trials; what was launched later repeats some of them."""
+    outcomes = [measured(trial) for trial in trials if trial.is_searched]
     return [point for outcome in outcomes if outcome for point in outcome.points]
 
 

@@ -17,15 +17,20 @@ from autotune.report.rows import (
     re_runs,
     state,
 )
-from autotune.results import Confirmation, ParetoFront, Trial
+from autotune.results import Confirmation, FrontPoint, ParetoFront, Trial, cost_per_million_tokens
 from autotune.spec import Sla
 
 _RATIOS = ("tok/s ×", "TTFT ×")  # over the baseline
+_COSTS = ("cost/M out", "cost/M all")  # per million tokens
 
 
-def front_table(front: ParetoFront, trials: Sequence[Trial]) -> Table:
-    """The front by rising throughput: load, throughput, latency, gain, and which knobs differ from the baseline."""
-    table = _table("trial", "origin", "level", "load per device", "tok/s per device", "P99 TTFT", *_RATIOS)
+def front_table(front: ParetoFront, trials: Sequence[Trial], price_per_device_hour: float | None = None) -> Table:
+    """The front by rising throughput: load, throughput, latency, gain, and which knobs differ from the baseline.
+
+    With a price also what a million output tokens and a million tokens of both kinds cost.
+    """
+    costs = _COSTS if price_per_device_hour is not None else ()
+    table = _table("trial", "origin", "level", "load per device", "tok/s per device", "P99 TTFT", *_RATIOS, *costs)
     table.add_column("differs from the baseline by", overflow="fold")
     by_number = {trial.number: trial for trial in trials}
     base = baseline_trial(trials)
@@ -39,6 +44,7 @@ def front_table(front: ParetoFront, trials: Sequence[Trial]) -> Table:
             f"{point.output_throughput_per_device:,.1f}",
             milliseconds(point.p99_ttft_ms),
             *against_baseline(point.output_throughput_per_device, point.p99_ttft_ms, baseline_point(trials)),
+            *(_costs(trial, point, price_per_device_hour) if price_per_device_hour is not None else ()),
             Text(knob_text(changed_knobs(trial.knobs, base.knobs if base else {})) or "nothing"),
         )
     return table
@@ -88,6 +94,15 @@ def baseline_panel(trials: Sequence[Trial], sla: Sla, confirmations: Sequence[Co
     """The baseline's sentences in a box."""
     text = Text(baseline_summary(trials, sla, confirmations))
     return Panel(text, title="baseline", title_align="left", expand=False)
+
+
+def _costs(trial: Trial, shown: FrontPoint, price_per_device_hour: float) -> tuple[str, ...]:
+    outcome = measured(trial)
+    points = outcome.points if outcome else ()
+    all_tokens = next((p.total_token_throughput / p.devices for p in points if p.level == shown.level), 0.0)
+    rates = (shown.output_throughput_per_device, all_tokens)
+    costs = (cost_per_million_tokens(price_per_device_hour, rate) for rate in rates)
+    return tuple("–" if cost is None else f"{cost:.4g}" for cost in costs)
 
 
 def _table(*headers: str) -> Table:

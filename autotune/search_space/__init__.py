@@ -7,7 +7,15 @@ from autotune.search_space.parameters import (
     is_special,
     levels,
 )
-from autotune.search_space.resolve import active, baseline_config, broken_rules, resolve, size, starting_point
+from autotune.search_space.resolve import (
+    active,
+    baseline_config,
+    broken_rules,
+    config_of,
+    resolve,
+    size,
+    starting_point,
+)
 from autotune.search_space.space import BASELINE, SearchSpace, tunable
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "active",
     "baseline_config",
     "broken_rules",
+    "config_of",
     "is_ordered",
     "is_special",
     "levels",

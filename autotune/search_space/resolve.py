@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from autotune.engine_config import EngineConfig, Value, devices_needed
@@ -56,6 +56,18 @@ def resolve(space: SearchSpace, knobs: Mapping[str, Value], *, derived: Mapping[
     the product of the parallel sizes.
     """
     return _config(space, _in_force(space, knobs), derived)
+
+
+def config_of(
+    space: SearchSpace, knobs: Mapping[str, Value], given: Collection[str], *, derived: Mapping[str, Value]
+) -> EngineConfig:
+    """The engine configuration in which only the knobs `given` are set: the others are the engine's own defaults.
+
+    All `knobs` decide which of them are active, as in `resolve`.
+    """
+    tuned = tunable(space)
+    values = _in_force(space, knobs)
+    return _config(space, {name: v for name, v in values.items() if name in given or name not in tuned}, derived)
 
 
 def baseline_config(space: SearchSpace, *, derived: Mapping[str, Value]) -> EngineConfig:

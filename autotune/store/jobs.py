@@ -99,9 +99,9 @@ def _ended_so(row: JobRow, ending: Ending) -> bool:
 
 
 def request_cancel(session: Session, job_id: str) -> None:
-    """Ask whoever runs the job to stop. Raises InputError when it has ended."""
+    """Ask whoever works on the job to stop. Raises InputError when it has ended and nobody does."""
     row = locked(session, job_id)
-    if row.status in ENDED:
+    if row.status in ENDED and row.lease_token is None:
         raise InputError(f"job {job_id!r} has ended already ({row.status}); there is nothing to cancel")
     row.cancel_requested = True
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from autotune.errors import JobTaken, LeaseLost, NotFound
+from autotune.results import ENDED
 from autotune.store.schema import JobRow
 
 LEASE_S = 60.0  # after the last renewal; several renewals may be missed
@@ -56,6 +57,8 @@ def claim(session: Session, wanted: Lease, owner: str, now: datetime, gone: Call
             f"job {wanted.job_id!r} is run by {holder}; its lease ends at {row.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC "
             "unless it is renewed; wait for that, or cancel the job"
         )
+    if row.status in ENDED:
+        row.cancel_requested = False  # it was meant for whoever worked on the ended job before
     row.lease_token, row.lease_owner = wanted.token, owner
     row.lease_expires_at = now + timedelta(seconds=LEASE_S)
 

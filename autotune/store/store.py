@@ -135,7 +135,7 @@ class Store:
         self._write(jobs.finish, lease, jobs.Ending(status, result, finished_at, message))
 
     def request_cancel(self, job_id: str) -> None:
-        """Ask whoever runs the job to stop. Raises InputError when it has ended."""
+        """Ask whoever works on the job to stop, on its explanation too. Raises InputError when nobody does any more."""
         self._write(jobs.request_cancel, job_id)
 
     def cancel_requested(self, job_id: str) -> bool:

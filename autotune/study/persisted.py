@@ -127,7 +127,7 @@ class PersistedStudy:
         return missing + wrong + extra
 
     def _wanted(self, trials: Sequence[Trial]) -> dict[int, Shown]:
-        searched = sorted((trial for trial in trials if trial.purpose != "confirmation"), key=lambda t: t.number)
+        searched = sorted((trial for trial in trials if trial.is_searched), key=lambda t: t.number)
         return {trial.number: shown(trial, self._grid, self._sla) for trial in searched}
 
     def _opened(self) -> optuna.Study:

@@ -149,6 +149,10 @@ def _measurement(result: TrialResult, outcome: Measured) -> dict[str, Value | No
     for name in ("tpot", "itl", "e2el"):
         value = getattr(point, name).at(99).value_ms
         attributes[f"P99 {name.upper()} (ms)"] = None if value is None or math.isnan(value) else round(value, 3)
+    if point.bottleneck is not None:
+        attributes["bottleneck"] = f"{point.bottleneck.kind}: {point.bottleneck.evidence}. {point.bottleneck.advice}"
+    if point.mfu is not None:
+        attributes["MFU"] = round(point.mfu, 4)
     if outcome.overridden:
         attributes["overridden by the engine"] = json.dumps(outcome.overridden)
     return attributes

@@ -34,12 +34,22 @@ def write_records(folder: Path, level: int, seed: int, records: Sequence[Request
     return path
 
 
+def renumber_records(folder: Path, order: Sequence[int]) -> None:
+    """Give the request records of level order[i] the number i."""
+    numbers = {level: number for number, level in enumerate(order)}
+    for path in list(folder.glob("requests-level-*-seed-*.jsonl.gz")):
+        _, _, level, rest = path.name.split("-", 3)
+        path.rename(folder / f"renumbered-{numbers[int(level)]}-{rest}")  # aside: its new name may still be taken
+    for path in list(folder.glob("renumbered-*")):
+        path.rename(folder / path.name.replace("renumbered-", "requests-level-", 1))
+
+
 def note_failures(folder: Path, load: str, records: Sequence[RequestRecord]) -> str | None:
     """Say in a file why requests of a level failed, the most frequent reason first; the first line, None if none did.
 
     A load point only counts them.
     """
-    reasons = Counter(record.error for record in records if record.error is not None)
+    reasons = Counter(r.error for r in records if r.error is not None and not r.unfinished)
     if not reasons:
         return None
     first = f"{load}: {reasons.total()} of {len(records)} requests failed"

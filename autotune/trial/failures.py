@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Sequence
 
 from autotune.engines.process import DISK_FULL, HOST_EXHAUSTED, Busy
+from autotune.instruments import InstrumentFailed
 from autotune.platforms import Device
 from autotune.results import Evidence, FailureClass
 
@@ -53,6 +54,19 @@ def too_large(reason: str) -> Evidence:
     """The model surely does not fit, whatever else is set."""
     advice = "Spread the model over more devices, shorten max_model_len, or use quantised weights."
     return _evidence(FailureClass.OOM, f"The model surely cannot fit: {reason}.", advice)
+
+
+def client_bound(reason: str) -> Evidence:
+    """The load generator was the bottleneck at every level; `reason` says how, and what to do."""
+    cause, _, advice = reason.partition(". ")
+    return _evidence(FailureClass.CLIENT, f"No level could be measured: {cause}.", advice)
+
+
+def instrument_failed(problem: InstrumentFailed) -> Evidence:
+    """The tool that sends the load brought nothing home, and the engine is well."""
+    advice = f"Read what the tool said in {problem.log}, or use instrument: autotune."
+    evidence = _evidence(FailureClass.CLIENT, f"The load client failed: {problem}.", advice)
+    return evidence.model_copy(update={"log_tail": problem.said, "log_path": str(problem.log)})
 
 
 def hung(evidence: Evidence, seen: str) -> Evidence:

@@ -1,21 +1,46 @@
-"""The load ladder of one launch: warm up, climb the levels, stop after one that violates the SLA."""
+"""The load ladder of one launch: warm up, climb the given levels or look for the limit, end hopeless levels early."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from autotune.level_run import Hopeless, LevelRun, LevelWatch
-from autotune.measurement import clearly_violates, joined, load_point
+from autotune.measurement import (
+    Doubling,
+    Given,
+    clearly_violates,
+    hopeless_rules,
+    joined,
+    load_point,
+    next_load,
+    out_of_reach,
+)
 from autotune.results import LoadPoint
 from autotune.telemetry import get_logger
-from autotune.trial.artifacts import note_failures, write_records
-from autotune.trial.request import Control, TrialRequest
-from autotune.workload import Level, LevelPlan, Vocabulary, open_source, plan_level, plan_warmup
+from autotune.trial.artifacts import note_failures, renumber_records, write_records
+from autotune.trial.reading import read
+from autotune.trial.request import Control, Course, TrialRequest
+from autotune.workload import (
+    AutoLevels,
+    Level,
+    LevelPlan,
+    Vocabulary,
+    found_level,
+    open_source,
+    plan_level,
+    plan_warmup,
+)
 
 log = get_logger()
 
 # A level that is measured a second time and a confirmation run must not repeat the search's prompts.
 SECOND_LOOK_SEED = 1_000_003
+AFTER_INVALID_SEED = 2_000_003
+
+# A level at most twice the load of the one below may end as soon as it is lost. Between levels farther apart the
+# proposer depends on the interpolated SLA crossing, so what it hears of the upper one must be exact.
+CLOSE = 2.0
 
 
 Send = Callable[[LevelPlan, LevelWatch], LevelRun]
@@ -42,60 +67,107 @@ class LevelLost(Exception):
     """The engine ended, or the trial was cancelled, during a level."""
 
 
-def climb(request: TrialRequest, site: Site, control: Control) -> list[LoadPoint]:
-    """Measure the levels from the lowest up. Raises LevelLost when the engine ends or the trial is cancelled.
+def measure_levels(request: TrialRequest, site: Site, control: Control) -> list[LoadPoint]:
+    """What a trial measures: its ladder, or for a confirmation its one level with each seed."""
+    if request.confirm_seeds:
+        return repeat(request.course, request.confirm_seeds, site, control)
+    return climb(request.course, site, control)
 
-    A level that violates the SLA ends the climb; one that violates it but whose bounds straddle the limit is
-    measured once more first, and judged by all its requests.
+
+def climb(course: Course, site: Site, control: Control) -> list[LoadPoint]:
+    """Measure the levels of a course. Raises LevelLost when the engine ends or the trial is cancelled.
+
+    Given levels are climbed until one violates the SLA; a course without levels looks for its limit, and numbers the
+    levels it has found by rising load. A level ends early as soon as it is lost for certain. One that violates the SLA
+    but whose bounds straddle the limit is measured once more, and judged by all its requests. One in which the load
+    generator was the bottleneck is measured anew; the second time that ends the climb.
     """
-    ladder = _Ladder(request, site, control)
+    ladder = _Ladder(course, site, control)
     ladder.warm_up()
-    points = []
-    for level in request.levels:
-        point = ladder.measure(level)
-        points.append(point)
-        if not point.feasible:
-            break
-    return points
+    points: list[LoadPoint] = []
+    while (level := _next_level(course, points)) is not None:
+        points.append(ladder.measure(level, exact=_must_be_exact(course, level, points)))
+    return points if course.levels else _numbered(points, course.artifacts)
 
 
-def repeat(request: TrialRequest, site: Site, control: Control) -> list[LoadPoint]:
+def repeat(course: Course, seeds: Sequence[int], site: Site, control: Control) -> list[LoadPoint]:
     """Measure the one level of a confirmation with each of its seeds. Raises LevelLost as `climb` does."""
-    ladder = _Ladder(request, site, control)
+    ladder = _Ladder(course, site, control)
     ladder.warm_up()
-    (level,) = request.levels
-    return [ladder.measure_once(level, seed) for seed in request.confirm_seeds]
+    (level,) = course.levels
+    return [ladder.measure_once(level, seed) for seed in seeds]
+
+
+def _next_level(course: Course, points: list[LoadPoint]) -> Level | None:
+    if course.levels:
+        value = next_load(points, Given(tuple(level.value for level in course.levels)))
+        return None if value is None else course.levels[len(points)]
+    levels = course.workload.levels
+    assert isinstance(levels, AutoLevels)
+    whole = course.workload.load_kind == "max_concurrency"
+    value = next_load(points, Doubling(levels.start, levels.most, levels.resolution, whole))
+    return None if value is None else found_level(len(points), value)
+
+
+def _must_be_exact(course: Course, level: Level, points: list[LoadPoint]) -> bool:
+    """Whether an early end may only come when the proposer would hear the same of the whole level.
+
+    So it is on the lowest level, whose violations are the trial's constraints. A ladder that looks for the limit
+    comes back to what lies between two levels.
+    """
+    return not points or (bool(course.levels) and level.value > CLOSE * points[-1].load.value)
+
+
+def _numbered(points: list[LoadPoint], folder: Path) -> list[LoadPoint]:
+    """Levels by rising load, whatever the order of the climb; the files of their requests go with them."""
+    rising = sorted(points, key=lambda point: point.load.value)
+    renumber_records(folder, [point.level for point in rising])
+    return [point.model_copy(update={"level": number}) for number, point in enumerate(rising)]
 
 
 class _Ladder:
-    def __init__(self, request: TrialRequest, site: Site, control: Control) -> None:
-        self._request, self._site, self._control = request, site, control
-        vocabulary = Vocabulary(request.model.vocab_size, request.model.special_ids)
-        self._source = open_source(request.workload.dataset, vocabulary, model=request.model.path)
+    def __init__(self, course: Course, site: Site, control: Control) -> None:
+        self._course, self._site, self._control = course, site, control
+        vocabulary = Vocabulary(course.model.vocab_size, course.model.special_ids)
+        self._source = open_source(course.workload.dataset, vocabulary, model=course.model.path)
 
     def warm_up(self) -> None:
-        request = self._request
-        plan = plan_warmup(
-            request.workload, devices=request.config.devices, seed=request.search_seed, source=self._source
-        )
+        course = self._course
+        plan = plan_warmup(course.workload, devices=course.devices, seed=course.seed, source=self._source)
         self._control.enter("warming up")
         self._send(plan)
 
-    def measure(self, level: Level) -> LoadPoint:
-        seed = self._request.search_seed
-        window = self._open()
-        plan, run = self._run(level, seed)
-        point = self._point(level, plan, run, window)
-        if point.feasible or clearly_violates(point, self._request.sla):
+    def measure(self, level: Level, *, exact: bool) -> LoadPoint:
+        seed = self._course.seed
+        point = self._judged(level, seed, exact=exact)
+        if not point.invalid:
             return point
-        window = self._open()
-        _, second = self._run(level, seed + SECOND_LOOK_SEED)
-        return self._point(level, plan, joined(run, second), window)
+        log.warning("level_repeated", trial=self._course.name, level=str(point.load), reason=point.invalid)
+        return self._judged(level, seed + AFTER_INVALID_SEED, exact=exact)
 
     def measure_once(self, level: Level, seed: int) -> LoadPoint:
+        """Never ended early: a confirmation's figures are shown and averaged."""
         window = self._open()
-        plan, run = self._run(level, seed)
-        return self._point(level, plan, run, window)
+        plan = self._plan(level, seed)
+        return self._point(level, plan, self._run(level, plan), window)
+
+    def _judged(self, level: Level, seed: int, *, exact: bool) -> LoadPoint:
+        sla, plan = self._course.sla, self._plan(level, seed)
+        window = self._open()
+        run = self._run(level, plan, hopeless_rules(sla, len(plan.requests), exact=exact))
+        point = self._point(level, plan, run, window)
+        if point.feasible or point.invalid or clearly_violates(point, sla):
+            return point
+        again = self._plan(level, seed + SECOND_LOOK_SEED)
+        if out_of_reach(sla, run, len(again.requests)):
+            return point
+        window = self._open()
+        second = self._run(level, again, hopeless_rules(sla, len(again.requests), exact=exact, first=run))
+        return self._point(level, plan, joined(run, second), window)
+
+    def _plan(self, level: Level, seed: int) -> LevelPlan:
+        course = self._course
+        return plan_level(course.workload, level, devices=course.devices, seed=seed, source=self._source)
 
     def _open(self) -> Window:
         """Before a level: nothing is lost when a cancel ends the ladder here."""
@@ -103,18 +175,19 @@ class _Ladder:
             raise LevelLost
         return self._site.window()
 
-    def _run(self, level: Level, seed: int) -> tuple[LevelPlan, LevelRun]:
-        request = self._request
-        plan = plan_level(request.workload, level, devices=request.config.devices, seed=seed, source=self._source)
-        self._control.enter("loading", level=str(plan.load), done=0, planned=len(plan.requests))
-        run = self._send(plan)
+    def _run(self, level: Level, plan: LevelPlan, hopeless: tuple[Hopeless, ...] = ()) -> LevelRun:
+        course, load = self._course, str(plan.load)
+        self._control.enter("loading", level=load, done=0, planned=len(plan.requests))
+        run = self._send(plan, hopeless)
         if self._site.keep_records:
-            write_records(request.artifacts, level.number, seed, run.records)
-        failures = note_failures(request.artifacts, str(plan.load), run.records)
-        if all(record.error is not None for record in run.records):
+            write_records(course.artifacts, level.number, plan.seed, run.records)
+        failures = note_failures(course.artifacts, load, run.records)
+        if run.aborted:
+            log.info("level_ended_early", trial=course.name, level=load, decided=len(run.records))
+        if failures is not None and all(record.error is not None for record in run.records):
             # Measured all the same: an engine that is up and serves nobody misses every line of the SLA.
-            log.warning("level_served_nobody", trial=request.number, failures=failures, reason=run.records[0].error)
-        return plan, run
+            log.warning("level_served_nobody", trial=course.name, failures=failures, reason=run.records[0].error)
+        return run
 
     def _send(self, plan: LevelPlan, hopeless: tuple[Hopeless, ...] = ()) -> LevelRun:
         def report(done: int, planned: int) -> None:
@@ -130,12 +203,13 @@ class _Ladder:
         return run
 
     def _point(self, level: Level, plan: LevelPlan, run: LevelRun, window: Window) -> LoadPoint:
-        return load_point(
+        point = load_point(
             run,
             level=level.number,
             load=plan.load,
-            devices=self._request.config.devices,
+            devices=self._course.devices,
             seed=plan.seed,
-            sla=self._request.sla,
+            sla=self._course.sla,
             engine_counters=window.close(),
         )
+        return read(point, self._course.model, self._course.peak_tflops)

@@ -17,6 +17,21 @@ Stage = Literal["queued", "waiting for devices", "starting the engine", "warming
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """What a load ladder is climbed with: the traffic, the promise, and where the records go."""
+
+    name: str  # of whatever is measured, for the log
+    workload: Workload
+    sla: Sla
+    levels: tuple[Level, ...]  # climbed in this order; empty: the ladder finds its own
+    seed: int
+    devices: int
+    model: ModelCard
+    artifacts: Path
+    peak_tflops: float | None  # of one device
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRequest:
     """One launch: a configuration, and the load levels to measure it at."""
 
@@ -37,6 +52,7 @@ class TrialRequest:
     failures: int = 0  # earlier launches that failed for what may not be the configuration's fault
     debug: bool = False  # the engine logs all it can
     instrument: Literal["autotune", "vllm-bench", "guidellm"] = "autotune"  # what sends the load
+    guidellm: Path | None = None  # where instrument guidellm is installed
     label: str = ""  # tells a launch beside the job's own apart: rerun-1
 
     @property
@@ -45,6 +61,21 @@ class TrialRequest:
         label = f"-{self.label}" if self.label else ""
         attempt = f"-attempt-{self.attempt}" if self.attempt > 1 else ""
         return self.folder / f"trial-{self.number:04d}{label}{attempt}"
+
+    @property
+    def course(self) -> Course:
+        """What its ladder is climbed with."""
+        return Course(
+            name=f"trial {self.number}",
+            workload=self.workload,
+            sla=self.sla,
+            levels=self.levels,
+            seed=self.search_seed,
+            devices=self.config.devices,
+            model=self.model,
+            artifacts=self.artifacts,
+            peak_tflops=self.profile.peak_tflops,
+        )
 
     def next_attempt(self) -> "TrialRequest":
         """The same launch once more, after a failure."""

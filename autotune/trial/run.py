@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from autotune.diagnosis import fatal_line, outcome_of, read_failure
-from autotune.engines import loopback, vllm
+from autotune.engines import loopback, procfs, vllm
 from autotune.engines.idle_check import wait_idle
 from autotune.engines.loopback import Server
 from autotune.engines.process import Busy, EngineProcess, LaunchPlan, Locked, LockRequest, SupervisorLost
-from autotune.engines.readback import counters, fetch_metrics, overridden, read_back
+from autotune.engines.readback import counters, effective_values, fetch_metrics, gauges, limits, overridden, read_back
 from autotune.engines.readiness import NotReady, StartWatch, wait_ready
 from autotune.engines.sweep import sweep
-from autotune.errors import EnvironmentProblem
+from autotune.errors import EnvironmentProblem, InputError
+from autotune.instruments import InstrumentFailed
 from autotune.level_run import LevelRun, LevelWatch
 from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure
 from autotune.measurement import operating_point
@@ -38,9 +39,10 @@ from autotune.telemetry import get_logger
 from autotune.trial import failures
 from autotune.trial.artifacts import ENGINE_LOG, fresh_folder, listing
 from autotune.trial.host import Cancelled, lock_folder, sockets_folder, unless_cancelled
-from autotune.trial.ladder import LevelLost, Send, Site, climb, repeat
+from autotune.trial.instrument import tool_sender
+from autotune.trial.ladder import LevelLost, Send, Site, measure_levels
 from autotune.trial.request import Control, Grant, TrialRequest
-from autotune.trial.window import CounterWindow
+from autotune.trial.window import EngineWindow, Sources
 from autotune.workload import LevelPlan
 
 log = get_logger()
@@ -72,7 +74,7 @@ def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialRes
         outcome = Interrupted(evidence=failures.cancelled())
     except SupervisorLost:
         outcome = run.failed(failures.supervisor_lost())
-    except EnvironmentProblem as exc:
+    except (EnvironmentProblem, InputError) as exc:  # the job was checked: it is this node that lacks something
         outcome = run.failed(failures.environment_broken(exc))
     except OSError as exc:
         outcome = run.failed(failures.of_os_error(exc))
@@ -196,24 +198,43 @@ class _Run:
         site = Site(
             send=self._sender(engine, server),
             gone=lambda: engine.exited is not None,
-            window=lambda: CounterWindow(lambda: counters(self._ask(lambda: fetch_metrics(server)))),
+            window=lambda: self._window(engine, server, platform),
         )
         try:
             with self._timed("load_s"):
-                points = (repeat if self.request.confirm_seeds else climb)(self.request, site, self.control)
+                points = measure_levels(self.request, site, self.control)
         except LevelLost:
             return self._ended(engine)
         except EngineStalled as exc:
             return self._hung(engine, str(exc))
+        except InstrumentFailed as exc:
+            return self.failed(failures.instrument_failed(exc))
+        if all(point.invalid for point in points):
+            return self.failed(failures.client_bound(points[-1].invalid))
         return self._measured(points, self._ask(lambda: read_back(server, self._log_text())))
 
+    def _window(self, engine: EngineProcess, server: Server, platform: Platform) -> EngineWindow:
+        pids = [process.pid for process in procfs.descendants(engine.pid)]
+        return EngineWindow(
+            Sources(
+                counters=lambda: counters(self._ask(lambda: fetch_metrics(server))),
+                gauges=lambda: gauges(fetch_metrics(server)),
+                cpu_times=lambda: procfs.cpu_times(pids),
+                utilization=lambda: platform.utilization(self.devices),
+                over=lambda: self.control.cancelled() or engine.exited is not None,
+                limits=limits(self.request.config, effective_values("", self._log_text())),
+            )
+        )
+
     def _sender(self, engine: EngineProcess, server: Server) -> Send:
+        if self.request.instrument != "autotune":
+            return tool_sender(self.request, server, lambda: self._settle(engine, server))
         endpoint = Endpoint(server.base_url, server.model, server.api_key)
         pulse = Pulse(self.request.profile.stall_timeout_s, self.request.workload.request_timeout_s)
 
         def send(plan: LevelPlan, watch: LevelWatch) -> LevelRun:
             run = measure(plan, endpoint, watch, pulse)
-            if any(record.error is not None for record in run.records):
+            if any(record.error is not None and not record.unfinished for record in run.records):
                 self._settle(engine, server)
             return run
 

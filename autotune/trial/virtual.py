@@ -9,14 +9,14 @@ from autotune.engines.simulated import launch, model, options, transcript
 from autotune.engines.simulated.core import Core
 from autotune.engines.simulated.metrics import Metrics
 from autotune.engines.simulated.refusal import Refused
-from autotune.engines.simulated.replay import counters, play
+from autotune.errors import InputError
 from autotune.measurement import operating_point
 from autotune.results import Infeasible, Interrupted, Measured, Timings, TrialOutcome, TrialResult
 from autotune.trial import failures
 from autotune.trial.artifacts import ENGINE_LOG, fresh_folder, listing
-from autotune.trial.ladder import LevelLost, Site, climb, repeat
+from autotune.trial.ladder import LevelLost, Site, measure_levels
 from autotune.trial.request import Control, TrialRequest
-from autotune.trial.window import CounterWindow
+from autotune.trial.virtual_window import VirtualInstrument
 
 NODE = "virtual"
 """The node that results name."""
@@ -28,8 +28,11 @@ def run_virtual(request: TrialRequest, control: Control | None = None) -> TrialR
     """Run one trial on a simulated engine in virtual time; the same request gives the same result.
 
     The profile must be one of the simulated engine's. Timings are those of the simulation. A start that would fail
-    comes back as the failure that the log of a real process would be read as.
+    comes back as the failure that the log of a real process would be read as. Raises InputError for another
+    instrument than our own: a tool takes real time.
     """
+    if request.instrument != "autotune":
+        raise InputError(f"instrument {request.instrument}: cannot run in virtual time; use instrument: autotune")
     fresh_folder(request.artifacts)
     log = request.artifacts / ENGINE_LOG
     try:
@@ -49,14 +52,15 @@ def _launched(request: TrialRequest) -> launch.Launch:
 
 
 def _measured(request: TrialRequest, core: Core, control: Control) -> TrialOutcome:
+    instrument = VirtualInstrument(core)
     site = Site(
-        send=lambda plan, watch: play(core, plan, watch),
+        send=instrument.send,
         gone=lambda: False,
-        window=lambda: CounterWindow(lambda: counters(core)),
+        window=instrument.window,
         keep_records=False,
     )
     try:
-        points = (repeat if request.confirm_seeds else climb)(request, site, control)
+        points = measure_levels(request, site, control)
     except LevelLost:
         return Interrupted(evidence=failures.cancelled())
     log_text = (request.artifacts / ENGINE_LOG).read_text()

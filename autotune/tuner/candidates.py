@@ -50,7 +50,7 @@ class Candidates:
             config = self._context.configuration(knobs)
             return (
                 config.devices <= most_devices
-                and not broken_rules(self._context.space, knobs, self._given(config))
+                and keeps_rules(self._context, knobs, config)
                 and effective_hash(config, known) not in seen
             )
 
@@ -64,11 +64,6 @@ class Candidates:
         placed = self._context.configuration({**self._plan.placement, **trial.knobs})
         return {effective_hash(trial.config, known), effective_hash(placed, known)}
 
-    def _given(self, config: EngineConfig) -> dict[str, Value]:
-        """The names that rules may use besides the knobs."""
-        given = {name: value for name, value in config.arguments.items() if isinstance(value, bool | int | float | str)}
-        return {**given, **self._context.derived, "devices": config.devices}
-
     def _row(self, number: int, origin: str, knobs: Mapping[str, Value], config: EngineConfig) -> Trial:
         return Trial(
             number=number,
@@ -78,6 +73,12 @@ class Candidates:
             config=config,
             started_at=utc_now(),
         )
+
+
+def keeps_rules(context: JobContext, knobs: Mapping[str, Value], config: EngineConfig) -> bool:
+    """Whether a choice of knobs, and the configuration that it launches, break none of the space's rules."""
+    given = {name: value for name, value in config.arguments.items() if isinstance(value, bool | int | float | str)}
+    return not broken_rules(context.space, knobs, {**given, **context.derived, "devices": config.devices})
 
 
 def proposer_plan(context: JobContext) -> Plan:

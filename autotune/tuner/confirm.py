@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from autotune.results import Confirmation, Latency, LoadPoint, Measured, Trial
 from autotune.selection import candidates
-from autotune.spec import Sla
+from autotune.spec import LatencyLimit, Sla
 from autotune.tuner.loop import Tuning
 
 WIDEST = 8  # candidates looked at when none of the top ones holds
@@ -39,13 +39,15 @@ def confirm(tuning: Tuning) -> None:
 
 
 def confirmed(trials: Sequence[Trial], sla: Sla) -> tuple[Confirmation, ...]:
-    """What the re-runs among the rows say of their trials."""
-    outcomes = [(trial.confirms, trial.result.outcome) for trial in trials if trial.result]
-    return tuple(
-        judge(number, outcome.points, sla)
-        for number, outcome in outcomes
-        if number is not None and isinstance(outcome, Measured)
-    )
+    """What the re-runs among the rows say of their trials; a trial whose re-runs prove nothing is not among them."""
+    runs = ((trial.confirms, valid_runs(trial)) for trial in trials)
+    return tuple(judge(number, points, sla) for number, points in runs if number is not None and points)
+
+
+def valid_runs(trial: Trial) -> tuple[LoadPoint, ...]:
+    """The runs of a launch in which the load generator was not the bottleneck."""
+    outcome = trial.result.outcome if trial.result else None
+    return tuple(point for point in outcome.points if not point.invalid) if isinstance(outcome, Measured) else ()
 
 
 def _again(tuning: Tuning, trial: Trial, planned: tuple[int, int]) -> None:
@@ -59,12 +61,10 @@ def judge(trial: int, runs: Sequence[LoadPoint], sla: Sla) -> Confirmation:
 
     With five candidates and three runs each this rule let 3.7 % of recommendations violate the SLA in simulated
     studies, against 23 % for the best observed one. A run without a percentile (too many failures) does not hold.
+    Where the SLA has a confidence, each run's upper bound takes the percentile's place, as it does in the search.
     """
-    lines = [
-        (limit.limit_ms, [_percentile(run, limit.metric, limit.percent) for run in runs])
-        for limit in sla.latency_limits
-    ]
-    errors = [run.failed / (run.failed + run.completed) for run in runs]
+    lines = [(limit.limit_ms, [_deciding_ms(run, limit, sla) for run in runs]) for limit in sla.latency_limits]
+    errors = [run.failed / max(1, run.failed + run.completed) for run in runs]
     p99s = [run.p99_ttft_ms for run in runs]
     return Confirmation(
         trial=trial,
@@ -76,11 +76,12 @@ def judge(trial: int, runs: Sequence[LoadPoint], sla: Sla) -> Confirmation:
     )
 
 
-def _percentile(run: LoadPoint, metric: str, percent: float) -> float:
-    latency: Latency = getattr(run, metric)
+def _deciding_ms(run: LoadPoint, limit: LatencyLimit, sla: Sla) -> float:
+    latency: Latency = getattr(run, limit.metric)
     if latency.count == 0:  # one-token answers have no tpot: nothing can be late
         return 0.0
-    value_ms = latency.at(percent).value_ms
+    found = latency.at(limit.percent)
+    value_ms = found.value_ms if sla.confidence is None else found.upper_ms
     return math.inf if value_ms is None else value_ms
 
 

@@ -19,15 +19,19 @@ from autotune.engine_config import EngineConfig, Value, devices_needed
 from autotune.engines.examine import EngineInfo, probe
 from autotune.engines.simulated import info as simulated
 from autotune.errors import EnvironmentProblem, InputError
+from autotune.instruments import problems as instrument_problems
+from autotune.instruments import version_problem
 from autotune.loading import Kind, find, load
+from autotune.measurement import fewest_samples
 from autotune.model_card import ModelCard, find_model, read_model
 from autotune.platforms import ANY_RESOURCE, PLATFORMS
 from autotune.records import Record
 from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import SearchSpace, baseline_config, levels, resolve
-from autotune.settings import EngineProfile, Settings, profile
-from autotune.spec import JobSpec
-from autotune.workload import Vocabulary, Workload, open_source
+from autotune.settings import EngineProfile, Settings, guidellm, profile
+from autotune.spec import JobSpec, Sla
+from autotune.workload import Vocabulary, Workload, open_source, with_data_file
+from autotune.workload.plan import CLOSED_LOOP_TURNS
 
 T = TypeVar("T", bound=Record)
 
@@ -56,6 +60,7 @@ class JobContext:
     model: ModelCard
     engine: EngineInfo
     derived: Mapping[str, Value]  # names the space's rules may use besides its parameters
+    guidellm: Path | None = None  # where the job's instrument is, if it is GuideLLM
 
     @property
     def folder(self) -> Path:
@@ -93,8 +98,11 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Sources:
     folder = path.resolve().parent
     problems: list[str] = []
     space = _load_named(spec.search_space, "search_spaces", SearchSpace, folder, problems)
-    workload = _load_named(spec.workload, "workloads", Workload, folder, problems)
-    if space is None or workload is None:
+    workload = _load_workload(spec.workload, folder, problems)
+    if workload is not None:
+        problems += instrument_problems(spec.instrument, workload, spec.sla)
+        problems += _too_few_requests(workload, spec.sla)
+    if space is None or workload is None or problems:
         raise InputError(problems)
     return Sources(spec, space, workload, folder)
 
@@ -110,6 +118,47 @@ def _load_named(reference: str, kind: Kind, model: type[T], folder: Path, proble
     except InputError as exc:
         problems += exc.problems
         return None
+
+
+def _load_workload(reference: str, folder: Path, problems: list[str]) -> Workload | None:
+    """The workload, with the place and the digest of its data file."""
+    workload = _load_named(reference, "workloads", Workload, folder, problems)
+    if workload is None:
+        return None
+    place = find(reference, "workloads", relative_to=folder)
+    try:
+        return with_data_file(workload, place.resolve().parent)
+    except InputError as exc:
+        problems += [f"{place}: {problem}" for problem in exc.problems]
+        return None
+
+
+def _too_few_requests(workload: Workload, sla: Sla) -> list[str]:
+    """SLA lines whose upper bound does not exist for so few requests: no configuration could ever meet them.
+
+    A line per gap (ITL) has many samples per request.
+    """
+    if sla.confidence is None:
+        return []
+    requests = _fewest_requests(workload)
+    return [
+        f"sla.{line.name} with {sla.confidence:.4g} confidence needs at least {needed} requests per level, workload "
+        f"{workload.name!r} sends {requests:g} at its lowest one; raise requests_per_level, or leave sla.confidence out"
+        for line in sla.latency_limits
+        if line.metric != "itl" and requests < (needed := fewest_samples(line.percent, sla.confidence))
+    ]
+
+
+def _fewest_requests(workload: Workload) -> float:
+    """Requests of the lowest level on one device: no level has fewer."""
+    lowest = workload.levels[0] if isinstance(workload.levels, tuple) else workload.levels.start
+    match workload.load_kind:
+        case "max_concurrency":
+            return max(workload.requests_per_level, CLOSED_LOOP_TURNS * lowest)
+        case "request_rate":
+            return max(workload.requests_per_level, math.ceil(workload.min_level_duration_s * lowest))
+        case "replay_speed":  # how many a duration takes stands in the trace
+            return math.inf if workload.min_level_duration_s else workload.requests_per_level
 
 
 def prepare(sources: Sources, settings: Settings) -> JobContext:
@@ -169,7 +218,23 @@ def _context(job: Job, sources: Sources, chosen: EngineProfile, model: ModelCard
     derived: dict[str, Value] = {"max_model_len": _max_model_len(sources, model)}
     engine = _engine(chosen, settings.home / "probes")
     _check_arguments(sources.space, engine)
-    return JobContext(job, sources.spec, sources.space, sources.workload, chosen, model, engine, derived)
+    tool = _instrument(sources.spec, chosen, engine, settings)
+    return JobContext(job, sources.spec, sources.space, sources.workload, chosen, model, engine, derived, tool)
+
+
+def _instrument(spec: JobSpec, chosen: EngineProfile, engine: EngineInfo, settings: Settings) -> Path | None:
+    """Where GuideLLM is, if the job asks for it. Refuses an instrument that is not there."""
+    if spec.instrument == "guidellm":
+        return guidellm(settings)
+    if spec.instrument == "vllm-bench" and chosen.engine == "simulated":
+        raise InputError(
+            f"instrument vllm-bench: the engine profile {spec.engine!r} is simulated and has no `vllm bench serve`; "
+            "use instrument: autotune or guidellm"
+        )
+    problem = version_problem(spec.instrument, engine.versions.get("vllm", ""))
+    if problem is not None:
+        raise InputError(problem)
+    return None
 
 
 def _text(path: Path) -> str:

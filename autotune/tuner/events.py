@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from autotune.results import Trial
 
-Phase = Literal["baseline and search", "confirmation", "re-run", "stopping"]
+Phase = Literal["baseline and search", "confirmation", "attribution", "re-run", "stopping"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """A job from wherever it stands to its stored result."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from autotune.errors import AutotuneError, StoreError
@@ -10,20 +11,20 @@ from autotune.telemetry import get_logger
 from autotune.tuner.confirm import confirm, confirmed
 from autotune.tuner.context import JobContext
 from autotune.tuner.events import Observer
-from autotune.tuner.ledger import Books, Ledger
-from autotune.tuner.loop import Devices, EnvironmentFailures, JobCancelled, Seats, Tuning
+from autotune.tuner.explain import explain_job, nothing_to_explain
+from autotune.tuner.ledger import Books, Ledger, leased
+from autotune.tuner.loop import STOP_S, Devices, EnvironmentFailures, JobCancelled, Seats, Tuning
 from autotune.tuner.owner import utc_now
 
 log = get_logger()
-
-STOP_S = 60.0  # for engines that are being stopped; their supervisors go on without us
 
 
 def run_job(context: JobContext, books: Books, fleet: Devices, observe: Observer) -> Job:
     """Run a job that is already in the store and leased, from wherever it stands to its end.
 
     Its status, result and front are stored however it ends, unless the database is lost or another process has taken
-    the job over: then only the engines are ended. Raises JobCancelled or KeyboardInterrupt when somebody asked for the
+    the job over: then only the engines are ended. Its explanation, where the job asks for one, begins after its success
+    was stored, and changes nothing about that. Raises JobCancelled or KeyboardInterrupt when somebody asked for the
     end, AutotuneError when the job failed.
     """
     ledger = Ledger(context.job, books)
@@ -50,8 +51,21 @@ def run_job(context: JobContext, books: Books, fleet: Devices, observe: Observer
         tuning.abandon(within_s=STOP_S)
         _finish(context.spec, ledger, books, JobStatus.FAILED, "failed", f"{type(exc).__name__}: {exc}")
         raise
+    asked_to_stop = ledger.cancel_requested()  # too late for the job, in time for its explanation
     _finish(context.spec, ledger, books, JobStatus.SUCCEEDED, stopped_by)
+    if context.spec.attribution and not asked_to_stop:
+        _explain(context, books, fleet, observe)
     return books.store.job(context.job.id)
+
+
+def _explain(context: JobContext, books: Books, fleet: Devices, observe: Observer) -> None:
+    job, trials = books.store.job(context.job.id), books.store.trials(context.job.id)
+    problem = nothing_to_explain(job, trials)
+    if problem:
+        log.info("job_not_explained", job=job.id, reason=problem)
+        return
+    with leased(books.store, job.id) as lease:
+        explain_job(context, dataclasses.replace(books, lease=lease), fleet, observe)
 
 
 def close_job(job: Job, books: Books) -> None:

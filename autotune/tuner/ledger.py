@@ -54,15 +54,16 @@ class Ledger:
 
     Our rows are the truth: whatever happens is committed there first. A study that cannot be written to is brought
     into line later and never holds up the job. Every method that writes raises LeaseLost once another process has
-    taken the job over, and StoreError when the database does not come back.
+    taken the job over, and StoreError when the database does not come back. `is_searched` false: the search is over,
+    and no time counts for it any more.
     """
 
-    def __init__(self, job: Job, books: Books, clock: Clock = time.monotonic) -> None:
+    def __init__(self, job: Job, books: Books, clock: Clock = time.monotonic, *, is_searched: bool = True) -> None:
         self.job_id = job.id
         self._store, self._lease, self._study = books.store, books.lease, books.study
         self._clock = clock
         self._started_s = clock()
-        self._search_ended_s: float | None = None
+        self._search_ended_s = None if is_searched else self._started_s
         self._worked_before_s = job.worked_s
         self.read()
         self._study_is_behind = True  # until it was compared with the rows once
@@ -79,7 +80,7 @@ class Ledger:
     @property
     def searched(self) -> tuple[Trial, ...]:
         """The baseline and the search trials."""
-        return tuple(trial for trial in self.trials if trial.purpose != "confirmation")
+        return tuple(trial for trial in self.trials if trial.is_searched)
 
     @property
     def next_number(self) -> int:
@@ -93,7 +94,7 @@ class Ledger:
         return self._worked_before_s + until_s - self._started_s
 
     def end_search(self) -> None:
-        """From now on the time counts for nothing: the confirmation has no budget."""
+        """From now on the time counts for nothing: confirmation and attribution have no budget."""
         if self._search_ended_s is None:
             self._search_ended_s = self._clock()
 
@@ -155,7 +156,7 @@ class Ledger:
             self._study_is_behind = False
 
     def _show(self, trial: Trial, tell: Callable[[Trial], None]) -> None:
-        if trial.purpose == "confirmation":
+        if not trial.is_searched:
             return
         if self._study_is_behind:
             self.compare_study()

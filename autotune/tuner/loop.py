@@ -1,6 +1,6 @@
 """The loop of one job: launch, wait, write down, until a limit is reached."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from autotune.tuner.requests import confirmation_request, search_request
 log = get_logger()
 
 POLL_S = 1.0  # between looks at the fleet, the cancel column and the clock
+STOP_S = 60.0  # for engines that are being stopped; their supervisors go on without us
 NOTHING_LEFT = ("exhausted", "infeasible")  # ends of a search that no line of the budget has named
 MOST_LAUNCHES = 4  # of one trial, those that were lost with a killed tuner included
 UP = frozenset({"warming up", "loading"})  # stages in which an engine surely works
@@ -75,8 +76,17 @@ class Seats:
     fleet: Devices
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Where a launch stands among those that come one at a time."""
+
+    phase: Phase
+    done: int
+    planned: int
+
+
 class Tuning:
-    """The search of one job, and the launches of its confirmation.
+    """The search of one job, and the launches of its confirmation and its attribution.
 
     Rows that are still running when it begins were lost with another tuner: they are launched again, under their own
     numbers, before anything new.
@@ -103,6 +113,16 @@ class Tuning:
         """The baseline and the search trials."""
         return self._ledger.searched
 
+    @property
+    def next_number(self) -> int:
+        """The number of the next row."""
+        return self._ledger.next_number
+
+    @property
+    def most_devices(self) -> int:
+        """The widest configuration that fits."""
+        return self._fleet.most_devices
+
     def search(self) -> str:
         """Launch the baseline and what the proposer asks for until a limit is reached; returns the limit's name."""
         reason: str | None = None
@@ -125,17 +145,27 @@ class Tuning:
         A confirmation that is written down already is not repeated, unless it was interrupted.
         """
         row = next((t for t in self.trials if t.confirms == trial.number and not was_interrupted(t)), None)
-        if row is None or row.result is None:
-            self._fleet.check_fits(trial.config.devices)  # devices may have left since the trial ran
-        if row is None:
-            row = self._confirmation(trial)
+        return self.launch_alone(
+            row or self._confirmation(trial),
+            lambda launched: confirmation_request(self.context, launched, point),
+            Turn("confirmation", *planned),
+        )
+
+    def launch_alone(self, row: Trial, ask: Callable[[Trial], TrialRequest], turn: Turn) -> Trial:
+        """Launch a row that is no part of the search while nothing else runs, and wait for its end.
+
+        One that is written down and finished is not repeated; one that was lost with its tuner is launched again.
+        """
+        known = next((t for t in self.trials if t.number == row.number), None)
+        if known is None or known.result is None:
+            self._fleet.check_fits(row.config.devices)  # devices may have left since its configuration ran
+        if known is None:
             self._ledger.begin(row)
-            self._start(confirmation_request(self.context, row, point))
-        elif row.result is None and self._may_launch_again(row):
-            row = self._ledger.begin_again(row.number)
-            self._start(confirmation_request(self.context, row, point))
+            self._start(ask(row))
+        elif known.result is None and self._may_launch_again(known):
+            self._start(ask(self._ledger.begin_again(row.number)))
         while self._fleet.busy:
-            self._wait("confirmation", *planned)
+            self._wait(turn.phase, turn.done, turn.planned)
         return next(t for t in self.trials if t.number == row.number)
 
     def stop_engines(self, *, within_s: float) -> None:

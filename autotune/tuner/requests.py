@@ -1,5 +1,7 @@
 """What a trial's actor is asked to do, from the job and the row."""
 
+import dataclasses
+
 from autotune.results import LoadPoint, Trial
 from autotune.trial import TrialRequest
 from autotune.tuner.context import JobContext
@@ -9,6 +11,11 @@ from autotune.workload import Level, given_levels, level_at
 def search_request(context: JobContext, trial: Trial) -> TrialRequest:
     """Launch a configuration and climb every level with the one trace that all search trials get."""
     return _request(context, trial, levels=given_levels(context.workload), seeds=())
+
+
+def ablation_request(context: JobContext, trial: Trial, seed: int) -> TrialRequest:
+    """Launch a configuration and climb every level as a search trial does, with another trace."""
+    return dataclasses.replace(search_request(context, trial), search_seed=seed)
 
 
 def confirmation_request(context: JobContext, trial: Trial, point: LoadPoint) -> TrialRequest:
@@ -37,4 +44,5 @@ def _request(context: JobContext, trial: Trial, *, levels: tuple[Level, ...], se
         attempt=trial.attempts,
         failures=trial.failures,
         instrument=context.spec.instrument,
+        guidellm=context.guidellm,
     )

@@ -53,15 +53,14 @@ Arrival = Annotated[Poisson | Gamma | Constant | Replay | ClosedLoop, Field(disc
 
 
 def offsets_s(
-    arrival: Poisson | Gamma | Constant, count: int, rate: float, rng: np.random.Generator
+    arrival: Poisson | Gamma | Constant, count: int, duration_s: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Arrival times, scaled so that the last request comes at count / rate whatever the draw was.
+    """Arrival times, scaled so that the last one is `duration_s` whatever the draw was.
 
     As `vllm.benchmarks.serve.get_request` does it: else the true rate differs by some percent between seeds.
     """
     offsets: NDArray[np.float64] = np.cumsum(_unit_gaps(arrival, count, rng))
-    scale_s = count / rate / float(offsets[-1])
-    return offsets * scale_s
+    return offsets * (duration_s / float(offsets[-1]))
 
 
 def _unit_gaps(arrival: Poisson | Gamma | Constant, count: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 from autotune.records import Record
 from autotune.results import LoadKind
 from autotune.workload.arrival import Arrival, ClosedLoop, Replay
-from autotune.workload.dataset import Synthetic
+from autotune.workload.dataset import Dataset
 
 
 class AutoLevels(Record):
@@ -45,14 +45,15 @@ class Workload(Record):
     version: Literal[1]
     name: str
     description: str = ""
-    dataset: Synthetic
+    dataset: Dataset
     arrival: Arrival
     levels: Annotated[GivenLevels | AutoLevels, BeforeValidator(_auto)] = Field(
         description="The load ladder, ascending: requests/s (closed loop: concurrent requests; replay: times the "
         "recorded speed) per device; or `auto`."
     )
     requests_per_level: PositiveInt = Field(
-        description="Requests of one level; a closed loop sends at least two per concurrent request."
+        description="Requests of one level (of a conversation: its turns); a closed loop sends at least two "
+        "conversations per user."
     )
     warmup_requests: Annotated[int, Field(ge=0, description="Sent before the first level, not measured.")] = 0
     min_level_duration_s: Annotated[
@@ -80,6 +81,12 @@ class Workload(Record):
             )
         if self.min_level_duration_s > 0:
             raise ValueError("min_level_duration_s is for open-loop arrivals; in a closed loop set requests_per_level")
+        return self
+
+    @model_validator(mode="after")
+    def _replay_has_a_trace(self) -> "Workload":
+        if self.load_kind == "replay_speed" and self.dataset.kind != "trace":
+            raise ValueError(f"arrival: replay needs a dataset of kind trace, not {self.dataset.kind}")
         return self
 
     @property

@@ -257,6 +257,16 @@ class TestJobs:
         store.set_status(again, JobStatus.RUNNING)
         assert (store.job("aa01").finished_at, store.cancel_requested("aa01")) == (None, False)
 
+    def test_an_ended_job_that_somebody_works_on_can_be_cancelled_once(self, store: Store, lease: Lease) -> None:
+        """Its explanation is under way: that is what ends. The next one begins without the old request."""
+        store.finish_job(lease, JobStatus.SUCCEEDED, None, finished_at=NOON)
+        again = store.claim("aa01", "an explanation", now=NOON)
+        store.request_cancel("aa01")
+        assert store.renew(again, now=NOON, worked_s=0.0)
+        store.release(again)
+        later = store.claim("aa01", "another explanation", now=NOON)
+        assert not store.renew(later, now=NOON, worked_s=0.0)
+
     def test_a_cancel_that_was_asked_for_before_a_job_is_reopened_is_forgotten(
         self, store: Store, lease: Lease
     ) -> None:
@@ -681,7 +691,7 @@ trial_result = st.builds(
 any_trial = st.builds(
     Trial,
     number=counter,
-    purpose=st.sampled_from(["baseline", "search", "confirmation"]),
+    purpose=st.sampled_from(["baseline", "search", "confirmation", "ablation"]),
     origin=name,
     knobs=document,
     config=st.builds(EngineConfig, arguments=document, environment=names, devices=st.integers(1, 64)),

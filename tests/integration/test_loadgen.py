@@ -1,6 +1,8 @@
 """The load generator against a real HTTP server with known delays, failures and stalls."""
 
 import asyncio
+import dataclasses
+import itertools
 import json
 import threading
 import time
@@ -13,7 +15,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from autotune.level_run import LevelWatch, RequestRecord
+from autotune.level_run import Hopeless, LevelRun, LevelWatch, RequestRecord
 from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure, run_level
 from autotune.results import Load
 from autotune.workload import LevelPlan, PlannedRequest
@@ -148,10 +150,16 @@ def run(
     key: str = "k",
     pulse: Pulse | None = None,
 ):
-    async def main() -> list[RequestRecord]:
+    watch = LevelWatch(cancelled, progress)
+    return list(come_home(level, server, watch, key=key, pulse=pulse).records)
+
+
+def come_home(
+    level: LevelPlan, server: Server, watch: LevelWatch, *, key: str = "k", pulse: Pulse | None = None
+) -> LevelRun:
+    async def main() -> LevelRun:
         async with listening(server.complete) as url:
-            done = await run_level(level, Endpoint(url, "tiny", key), LevelWatch(cancelled, progress), pulse)
-            return list(done.records)
+            return await run_level(level, Endpoint(url, "tiny", key), watch, pulse)
 
     return asyncio.run(main())
 
@@ -387,6 +395,180 @@ def test_measure_runs_a_level_in_the_calling_thread():
     with listening_in_a_thread(Server(answer).complete) as url:
         records = measure(plan(5, users=2), Endpoint(url, "m")).records
     assert [(r.index, r.error) for r in records] == [(0, None), (1, None), (2, None), (3, None), (4, None)]
+
+
+def test_users_who_start_together_find_their_connections_open():
+    """Every first question comes over a connection that has asked for /health before."""
+    ports: dict[str, list[int]] = {"/health": [], "/v1/completions": []}
+    server = Server(answer_when_running(5))
+
+    @web.middleware
+    async def note(request: web.Request, handler: Any) -> web.StreamResponse:
+        ports[request.path].append(request.transport.get_extra_info("peername")[1])
+        return web.Response() if request.path == "/health" else await handler(request)
+
+    async def main() -> None:
+        app = web.Application(middlewares=[note])
+        app.router.add_post("/v1/completions", server.complete)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await run_level(plan(5, users=5), Endpoint(f"http://127.0.0.1:{runner.addresses[0][1]}", "m"))
+        await runner.cleanup()
+
+    asyncio.run(main())
+    assert len(set(ports["/health"])) == 5
+    assert sorted(ports["/v1/completions"]) == sorted(ports["/health"])
+
+
+# What the client itself costs
+
+
+def test_a_level_says_what_the_client_used():
+    run_ = come_home(plan(20, users=2), Server(answer), LevelWatch())
+    assert 0 < run_.client.cpu_share <= 1.1  # the server of this test runs in the same thread
+    assert run_.client.pause_ms >= 0
+    assert run_.planned == 20
+
+
+def test_a_pause_of_the_loop_counts_for_every_beat_it_held_up():
+    """Nearly all of the level is one pause: its share of the beats is its share of the time."""
+    run_ = come_home(plan(1), Server(answer), LevelWatch(report=lambda _d, _t: threading.Event().wait(0.5) and None))
+    assert run_.client.pause_ms >= 450
+    assert run_.client.cpu_share < 0.9
+
+
+# Both loops together
+
+
+def behind_a_gateway(level: LevelPlan, places: int) -> LevelPlan:
+    return dataclasses.replace(level, max_concurrency=places)
+
+
+def test_an_open_loop_with_a_limit_never_has_more_in_flight():
+    server = Server(answer_when_running(3))
+    records = run(behind_a_gateway(plan(9), 3), server)
+    assert {record.error for record in records} == {None}
+    assert server.most_running == 3
+
+
+def test_a_request_waits_its_turn_and_the_wait_is_latency_but_not_lag():
+    records = run(behind_a_gateway(plan(3, every_s=0.001), 1), Server(answer_in_100_ms))
+    assert [record.scheduled_s for record in records] == [0.0, 0.001, 0.002]
+    assert records[0].free_s is None
+    assert [record.free_s >= before.end_s for before, record in itertools.pairwise(records)] == [True] * 2
+    assert [record.sent_s >= record.free_s for record in records[1:]] == [True, True]
+    assert records[2].sent_s - records[2].scheduled_s >= 0.19
+    assert records[2].lag_s == records[2].sent_s - records[2].free_s
+
+
+def test_a_request_that_waits_for_a_place_does_not_time_out():
+    """Each is answered in 100 ms; the last waits for far longer than its time-out."""
+    records = run(behind_a_gateway(plan(8, timeout_s=0.4), 1), Server(answer_in_100_ms))
+    assert [record.error for record in records] == [None] * 8
+    assert records[-1].end_s > 0.7
+
+
+def test_a_level_with_a_line_before_it_can_be_cancelled():
+    server = Server(stall)
+    records = run(behind_a_gateway(plan(4, timeout_s=60), 1), server, cancelled=lambda: bool(server.asked))
+    assert (records, len(server.asked)) == ([], 1)
+
+
+# Conversations
+
+
+def in_one_conversation(level: LevelPlan, *turns: int, pause_s: float = 0.0) -> LevelPlan:
+    """The same plan with these requests as the turns of one conversation."""
+    before = dict(zip(turns[1:], turns, strict=False))
+    requests = tuple(
+        dataclasses.replace(one, follows=before[one.index], pause_s=pause_s) if one.index in before else one
+        for one in level.requests
+    )
+    return dataclasses.replace(level, requests=requests)
+
+
+def test_a_turn_is_scheduled_a_pause_after_the_end_of_the_one_before():
+    level = in_one_conversation(plan(3), 0, 2, pause_s=0.15)
+    first, other, second = run(level, Server(answer))
+    assert (first.scheduled_s, other.scheduled_s) == (0.0, 0.0)
+    assert second.scheduled_s == first.end_s + 0.15
+    assert second.sent_s >= second.scheduled_s
+
+
+def test_a_user_of_a_closed_loop_takes_a_whole_conversation_before_the_next():
+    level = in_one_conversation(plan(3, users=1), 0, 2, pause_s=0.1)
+    first, other, second = run(level, Server(answer))
+    assert second.scheduled_s == first.end_s + 0.1
+    assert other.scheduled_s >= second.end_s
+
+
+def test_after_a_failed_turn_the_next_is_sent_all_the_same():
+    async def script(server, response, body):
+        if len(server.asked) > 1:
+            await answer(server, response, body)
+
+    records = run(in_one_conversation(plan(2), 0, 1), Server(script))
+    assert [record.error is None for record in records] == [False, True]
+
+
+# The early end
+
+
+def first_answers(count: int) -> Script:
+    """The first `count` requests are answered; the others get one token and nothing more."""
+
+    async def script(server: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+        await (answer if len(server.asked) <= count else stall)(server, response, body)
+
+    return script
+
+
+@pytest.mark.parametrize("users", [None, 3])
+def test_a_level_out_of_reach_ends_early_and_brings_the_late_ones_home(users: int | None):
+    """Two may be late: the third that is ends it, long before its time-out."""
+    watch = LevelWatch(hopeless=(Hopeless("e2el", 0.3, 2),))
+    level = plan(60, every_s=0.1, users=users, timeout_s=60)
+    run_ = come_home(level, Server(first_answers(2)), watch)
+    answered, late = run_.records[:2], run_.records[2:]
+    assert (run_.aborted, run_.planned) == (True, 60)
+    assert [(record.index, record.error) for record in answered] == [(0, None), (1, None)]
+    assert 3 <= len(late) < 58
+    for record in late:
+        assert record.unfinished
+        assert record.error == "the level was ended early: the SLA was out of reach"
+        assert record.end_s - record.scheduled_s > 0.3
+        assert len(record.token_times_s) == 1
+
+
+def test_requests_that_are_late_for_a_place_count_too():
+    """One is under way, with its first token in time; four wait behind it."""
+    watch = LevelWatch(hopeless=(Hopeless("ttft", 0.3, 3),))
+    run_ = come_home(behind_a_gateway(plan(5, timeout_s=60), 1), Server(stall), watch)
+    assert [record.index for record in run_.records] == [1, 2, 3, 4]
+    assert [(record.lag_s, record.token_times_s) for record in run_.records] == [(0.0, ())] * 4
+
+
+def test_a_level_within_its_rules_runs_to_its_end():
+    """Exactly as many are late as may be."""
+    watch = LevelWatch(hopeless=(Hopeless("ttft", 0.05, 3), Hopeless("e2el", 60.0, 0)))
+    run_ = come_home(plan(3), Server(answer_in_100_ms), watch)
+    assert (run_.aborted, [record.error for record in run_.records]) == (False, [None] * 3)
+
+
+def test_failures_count_for_the_early_end_at_once():
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=500, text="no")
+
+    async def main() -> LevelRun:
+        async with listening(refuse) as url:
+            watch = LevelWatch(hopeless=(Hopeless("ttft", 60.0, 1),))
+            return await run_level(plan(50, every_s=0.1), Endpoint(url, "m"), watch)
+
+    run_ = asyncio.run(main())
+    assert run_.aborted
+    assert 2 <= len(run_.records) < 50
+    assert not any(record.unfinished for record in run_.records)
 
 
 # The stall watchdog

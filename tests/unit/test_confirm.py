@@ -86,3 +86,33 @@ def test_only_re_runs_that_were_measured_say_something(make_point: MakePoint, ma
     ]
     (told,) = confirmed(rows, SLA)
     assert (told.trial, told.p99_ttft_ms) == (2, 160.0)
+
+
+# Re-runs that prove nothing, and bounds
+
+
+def test_a_run_in_which_the_load_generator_was_the_bottleneck_is_left_out(
+    make_point: MakePoint, make_trial: Callable[..., Trial]
+):
+    late = make_point(900.0, 100.0).model_copy(update={"invalid": "the client was late"})
+    row = make_trial(3, {}, make_point(150.0, 480.0), late, purpose="confirmation", confirms=2)
+    (told,) = confirmed([row], SLA)
+    assert (told.holds, told.output_throughput_per_device, len(told.runs)) == (True, 480.0, 1)
+
+
+def test_a_candidate_without_a_valid_run_is_not_confirmed(make_point: MakePoint, make_trial: Callable[..., Trial]):
+    late = make_point(100.0).model_copy(update={"invalid": "the client was late"})
+    assert confirmed([make_trial(3, {}, late, purpose="confirmation", confirms=2)], SLA) == ()
+
+
+def with_bound(point: LoadPoint, upper_ms: float | None) -> LoadPoint:
+    bounded = tuple(q.model_copy(update={"upper_ms": upper_ms}) for q in point.ttft.quantiles)
+    return point.model_copy(update={"ttft": point.ttft.model_copy(update={"quantiles": bounded})})
+
+
+@pytest.mark.parametrize(("upper_ms", "holds"), [(200.0, True), (201.0, False), (None, False)])
+def test_with_a_confidence_the_upper_bounds_decide(upper_ms: float | None, holds: bool, make_point: MakePoint):
+    """The P99 of every run is 100 ms, and only its bound may be beyond the limit of 200 ms."""
+    runs = [with_bound(make_point(100.0), upper_ms)] * 3
+    assert judge(4, runs, SLA).holds
+    assert judge(4, runs, Sla.model_validate({"p99_ttft_ms": 200, "confidence": 0.95})).holds is holds

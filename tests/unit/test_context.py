@@ -5,14 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from autotune.engine_config import EngineConfig
 from autotune.errors import EnvironmentProblem, InputError
 from autotune.results import Trial
 from autotune.search_space import SearchSpace
 from autotune.settings import EngineProfile, Settings
+from autotune.spec import Sla
 from autotune.tuner import context
 from autotune.tuner.context import JobContext, check_same_engine, load_job, restore, with_profile
+from autotune.workload import Workload
 
 MakeContext = Callable[..., JobContext]
 
@@ -90,6 +93,42 @@ def test_an_argument_that_the_engine_does_not_have_is_refused_before_a_launch() 
         "'block_size'; did you mean 'block_sizes'?",
         "'tensor_parallel_size'",
     ]
+
+
+# What so few requests can show
+
+
+def too_few(sla: dict[str, float], **workload: object) -> list[str]:
+    demo = (Path(__file__).parents[2] / "workloads" / "demo.yaml").read_text()
+    document = yaml.safe_load(demo) | {"arrival": {"kind": "poisson"}, "requests_per_level": 298, "levels": [1, 2]}
+    return context._too_few_requests(Workload.model_validate(document | workload), Sla(**sla))
+
+
+def test_a_confidence_that_no_level_can_ever_reach_is_refused_with_the_number_needed() -> None:
+    (problem,) = too_few({"p99_ttft_ms": 200, "p95_e2el_ms": 900, "p99_itl_ms": 50, "confidence": 0.95})
+    assert problem.startswith(
+        "sla.p99_ttft_ms with 0.95 confidence needs at least 299 requests per level, workload 'demo' sends 298 at its "
+        "lowest one"
+    )
+    assert too_few({"p99_ttft_ms": 200, "confidence": 0.95}, requests_per_level=299) == []
+    assert too_few({"p99_ttft_ms": 200}) == []
+
+
+@pytest.mark.parametrize(
+    ("enough", "too_little"),
+    [
+        ({"min_level_duration_s": 299}, {"min_level_duration_s": 298}),
+        (
+            {"arrival": {"kind": "closed_loop"}, "levels": [150]},
+            {"arrival": {"kind": "closed_loop"}, "levels": [149, 500]},
+        ),
+        ({"levels": {"start": 2}, "min_level_duration_s": 150}, {"levels": {"start": 2}, "min_level_duration_s": 149}),
+    ],
+)
+def test_what_the_lowest_level_really_sends_counts(enough: dict[str, object], too_little: dict[str, object]) -> None:
+    sla = {"p99_ttft_ms": 200, "confidence": 0.95}
+    assert too_few(sla, **enough) == []
+    assert len(too_few(sla, **too_little)) == 1
 
 
 # A job that goes on

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from autotune.level_run import LevelRun, RequestRecord
 from autotune.measurement import (
     clearly_violates,
+    fewest_samples,
     joined,
     load_point,
     lower_rank,
@@ -147,6 +149,62 @@ def test_a_lower_bound_of_a_median_exists_from_5_samples_on_and_is_then_the_mini
 def test_the_bounds_of_the_median_of_ten_are_the_ninth_and_the_second():
     """P(B <= 1) = 11/1024 and P(B <= 2) = 56/1024 > 5 %, so rank 2; the other side mirrors it."""
     assert (lower_rank(10, 50), upper_rank(10, 50)) == (2, 9)
+
+
+@pytest.mark.parametrize(
+    ("requests", "may_exceed"), [(298, None), (299, 0), (500, 1), (1000, 4), (2000, 12), (5000, 38)]
+)
+def test_with_confidence_so_many_requests_may_exceed_a_p99_limit(requests, may_exceed):
+    """The sums of the binomial distribution, as docs/measurement.md prints them."""
+    spare = requests - upper_rank(requests, 99)
+    assert (spare if spare >= 0 else None) == may_exceed
+
+
+@pytest.mark.parametrize(
+    ("percent", "confidence", "needed"),
+    [(99, 0.95, 299), (99, 0.99, 459), (95, 0.95, 59), (90, 0.95, 29), (50, 0.95, 5), (99.9, 0.95, 2995), (50, 0.5, 1)],
+)
+def test_an_upper_bound_needs_so_many_samples(percent, confidence, needed):
+    """The smallest n with 1 - (percent / 100)^n >= confidence."""
+    assert fewest_samples(percent, confidence) == needed
+    assert upper_rank(needed, percent, confidence) == needed
+    assert upper_rank(needed - 1, percent, confidence) > needed - 1
+
+
+@pytest.mark.parametrize("percent", [50.0, 95.0, 99.0])
+def test_the_bounds_cover_the_true_percentile_as_often_as_they_promise(percent):
+    """Of 2,000 samples of 500 each at least 95 %, less three standard errors (1.5 %)."""
+    draw = np.random.default_rng(7)
+    true_ms = -100 * math.log(1 - percent / 100)
+    samples = np.sort(draw.exponential(100, size=(2000, 500)), axis=1)
+    below = samples[:, lower_rank(500, percent) - 1] <= true_ms
+    above = samples[:, upper_rank(500, percent) - 1] >= true_ms
+    assert below.mean() >= 0.935
+    assert above.mean() >= 0.935
+
+
+def test_with_a_confidence_the_upper_bound_decides():
+    """Of 500 requests the P99 is the 6th slowest and its upper bound the 2nd: two late ones are too many."""
+    sure = Sla(p99_ttft_ms=200, confidence=0.95)
+    two = [request(i, first_s=0.1 if i < 498 else 0.3) for i in range(500)]
+    one = [request(i, first_s=0.1 if i < 499 else 0.3) for i in range(500)]
+    assert measured(two).feasible
+    assert measured(two, sure).violations["p99_ttft_ms"] == pytest.approx(0.405465, abs=1e-6)
+    assert measured(one, sure).feasible
+
+
+def test_an_upper_bound_that_does_not_exist_is_no_promise():
+    found = measured([request(i) for i in range(298)], Sla(p99_ttft_ms=200, confidence=0.95))
+    assert found.violations["p99_ttft_ms"] == 1.5
+
+
+def test_the_stored_bounds_have_the_confidence_of_the_sla():
+    """Ten samples: P(B <= 4) = 38.6 %, P(B <= 5) = 62.3 % at the median."""
+    records = [request(i, first_s=0.01 * (i + 1)) for i in range(10)]
+    wide = measured(records).ttft.at(50)
+    narrow = measured(records, Sla(p50_ttft_ms=200, confidence=0.6)).ttft.at(50)
+    assert (wide.lower_ms, wide.upper_ms) == (pytest.approx(20), pytest.approx(90))
+    assert (narrow.lower_ms, narrow.upper_ms) == (pytest.approx(50), pytest.approx(60))
 
 
 @settings(deadline=None)  # a stalled machine is no counterexample
@@ -288,8 +346,30 @@ def test_a_load_measured_twice_counts_as_its_worse_run():
     assert sla_crossing_throughput(twice) == pytest.approx(140)
 
 
+def test_the_order_of_the_climb_does_not_change_the_crossing():
+    """Doubled to a bad level, then halved the gap: the zero is a quarter of the way from 3 to 4."""
+    climbed = [point(1, 100, -0.8), point(2, 200, -0.5), point(4, 400, 0.6), point(3, 300, -0.2)]
+    assert sla_crossing_throughput(climbed) == pytest.approx(325)
+
+
+def test_an_invalid_level_is_no_part_of_a_ladder():
+    invalid = point(4, 900, -0.9).model_copy(update={"invalid": "the client was busy"})
+    assert sla_crossing_throughput([point(1, 100, -0.5), point(2, 200, -0.2), invalid]) == 200
+    assert operating_point([point(1, 100, -0.5), invalid]).output_throughput == 100
+    with pytest.raises(ValueError, match="at least one valid load point"):
+        sla_crossing_throughput([invalid])
+
+
+def test_the_throughput_of_a_level_that_ended_early_is_what_its_engine_counted():
+    """800 tokens in 2 s; the few complete answers are 50 tokens/s. A quarter of the way from 200 to 400."""
+    changes = {"aborted": True, "duration_s": 2.0, "engine": {"generation_tokens": 800.0}}
+    ended = point(4, 50, 0.6).model_copy(update=changes)
+    assert sla_crossing_throughput([point(2, 200, -0.2), ended]) == pytest.approx(250)
+    assert sla_crossing_throughput([point(2, 200, -0.2), ended.model_copy(update={"aborted": False})]) == 200
+
+
 def test_a_crossing_needs_points():
-    with pytest.raises(ValueError, match="at least one load point"):
+    with pytest.raises(ValueError, match="at least one valid load point"):
         sla_crossing_throughput([])
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import InputError
-from autotune.model_card import ModelCard, find_model, read_model, shortfall
+from autotune.model_card import ModelCard, find_model, read_model, request_flops, shortfall
 
 GIB = 2**30
 # Qwen3-32B: 64 layers, 8 KV heads of 128 values.
@@ -176,3 +176,130 @@ def test_more_devices_never_make_a_model_too_large(length: int, devices: int, gi
     card = replace(CARD, weight_bytes=200 * GIB)
     if shortfall(card, max_model_len=length, devices=devices, device_bytes=gib * GIB) is None:
         assert shortfall(card, max_model_len=length, devices=devices + 1, device_bytes=gib * GIB) is None
+
+
+# Work per token
+
+
+QWEN3_32B = {**DENSE, "model_type": "qwen3", "intermediate_size": 25600}
+QWEN3_30B_A3B = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 151936,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+}
+DEEPSEEK_V3 = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 129280,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "first_k_dense_replace": 3,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "billions"),
+    [
+        (QWEN3_32B, 31.2),  # "31.2B non-embedding" on its model card
+        (QWEN3_30B_A3B, 2.7),  # "3.3B activated", 0.3 of them the embedding and 0.3 the output layer
+        (DEEPSEEK_V3, 35.7),  # "37B activated", 0.9 of them the output layer
+    ],
+)
+def test_the_weights_that_a_token_meets_are_those_that_the_models_authors_count(
+    tmp_path: Path, config: dict[str, Any], billions: float
+):
+    assert read_model(model(tmp_path, config)).layer_parameters / 1e9 == pytest.approx(billions, abs=0.1)
+
+
+def test_the_output_layer_has_a_row_for_every_word(tmp_path: Path):
+    assert read_model(model(tmp_path, QWEN3_32B)).head_parameters == 151936 * 5120
+
+
+def test_attention_needs_four_flops_for_each_value_of_a_head(tmp_path: Path):
+    """64 layers x 64 heads x 128 values x 4; with MLA 2 x 192 for the product and 2 x 128 for the sum."""
+    assert read_model(model(tmp_path / "a", QWEN3_32B)).attention_flops == 64 * 64 * 128 * 4
+    assert read_model(model(tmp_path / "b", DEEPSEEK_V3)).attention_flops == 61 * 128 * (2 * 192 + 2 * 128)
+
+
+@pytest.mark.parametrize(
+    ("changed", "known"),
+    [
+        ({"sliding_window": 4096}, False),
+        ({"sliding_window": 4096, "use_sliding_window": False}, True),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, False),
+        ({"layer_types": ["full_attention"]}, True),
+    ],
+)
+def test_only_attention_to_every_position_is_counted(tmp_path: Path, changed: dict[str, Any], known: bool):
+    assert (read_model(model(tmp_path, {**QWEN3_32B, **changed})).attention_flops > 0) is known
+
+
+def test_the_files_tell_the_size_of_an_architecture_that_is_not_known(tmp_path: Path):
+    config = {**DENSE, "model_type": "novel", "torch_dtype": "bfloat16"}
+    (model(tmp_path, config) / "model.safetensors").write_bytes(bytes(1000))
+    card = read_model(tmp_path)
+    assert (card.layer_parameters, card.head_parameters, card.attention_flops) == (500, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"quantization_config": {"bits": 4}}, {"num_experts": 8}, {"torch_dtype": "float8"}, {}]
+)
+def test_where_the_files_do_not_tell_what_a_token_meets_nothing_is_known(tmp_path: Path, changed: dict[str, Any]):
+    config = {**DENSE, "model_type": "novel", **({"torch_dtype": "bfloat16"} if changed else {}), **changed}
+    (model(tmp_path, config) / "model.safetensors").write_bytes(bytes(1000))
+    card = read_model(tmp_path)
+    assert card.layer_parameters == 0
+    assert request_flops(card, prompt_tokens=10, cached_tokens=0, output_tokens=10) is None
+
+
+def test_a_llama_whose_dimensions_are_missing_is_not_known(tmp_path: Path):
+    assert read_model(model(tmp_path, {"vocab_size": 100, "model_type": "llama"})).layer_parameters == 0
+
+
+COUNTED = replace(CARD, layer_parameters=1000, head_parameters=10, attention_flops=3)
+
+
+def test_a_request_needs_two_flops_a_weight_and_the_attention_to_what_came_before():
+    """4 prompt tokens and 2 answered ones: 5 tokens are computed, 2 are sampled, 1 + 2 + 3 + 4 + 5 positions."""
+    flops = request_flops(COUNTED, prompt_tokens=4, cached_tokens=0, output_tokens=2)
+    assert flops == 2 * 1000 * 5 + 2 * 10 * 2 + 3 * 15
+
+
+def test_what_came_from_the_prefix_cache_is_not_computed_but_attended_to():
+    """Tokens 4 and 5 remain, which see 4 and 5 positions."""
+    flops = request_flops(COUNTED, prompt_tokens=4, cached_tokens=3, output_tokens=2)
+    assert flops == 2 * 1000 * 2 + 2 * 10 * 2 + 3 * 9
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.data())
+def test_prefill_and_decode_add_up_to_the_request(prompt: int, output: int, data: st.DataObject):
+    """As if the prompt had been computed before, and everything but the head of its answer came from the cache."""
+    head = data.draw(st.integers(1, output))
+    both = request_flops(COUNTED, prompt_tokens=prompt, cached_tokens=0, output_tokens=output)
+    first = request_flops(COUNTED, prompt_tokens=prompt, cached_tokens=0, output_tokens=head)
+    rest = request_flops(
+        COUNTED, prompt_tokens=prompt + head, cached_tokens=prompt + head - 1, output_tokens=output - head
+    )
+    assert both is not None
+    assert first is not None
+    assert rest is not None
+    assert both == pytest.approx(first + rest)

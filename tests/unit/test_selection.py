@@ -141,9 +141,15 @@ def test_throughput_is_compared_per_device() -> None:
     assert [(p.trial, p.output_throughput_per_device) for p in front.points] == [(0, 100)]
 
 
-def test_confirmations_and_failures_are_no_part_of_the_front() -> None:
-    again = trial(2, point(0, 900, 20), purpose="confirmation")
+@pytest.mark.parametrize("purpose", ["confirmation", "ablation"])
+def test_later_launches_and_failures_are_no_part_of_the_front(purpose: Purpose) -> None:
+    again = trial(2, point(0, 900, 20), purpose=purpose)
     assert [p.trial for p in pareto_front([trial(0, point(0, 100, 50)), refused(1), again]).points] == [0]
+
+
+def test_what_was_launched_after_the_search_is_never_recommended_for_what_it_was_observed() -> None:
+    trials = [trial(0, point(0, 100, 50)), trial(2, point(0, 900, 20), purpose="ablation")]
+    assert recommend(trials, [], SLA).trial == 0
 
 
 def test_of_a_load_measured_twice_the_worse_run_counts() -> None:
@@ -242,15 +248,19 @@ def test_near_misses_get_a_second_look_only_when_too_few_are_feasible() -> None:
 
 def test_confirmed_candidates_are_ranked_by_their_reruns() -> None:
     trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 950, 140)), trial(9, point(2, 900, 140))]
-    reruns = [confirmation(0, 500, 501, 499), confirmation(7, 780, 800, 790), confirmation(9, 812, 806, 818)]
+    reruns = [confirmation(0, 500, 501, 499), confirmation(7, 789, 791, 790), confirmation(9, 812, 806, 818)]
     choice = recommend(trials, reruns, SLA)
     assert (choice.trial, choice.level, choice.confirmed) == (9, 2, True)
     assert choice.reason == (
         "confirmed by 3 re-runs: 812 tok/s per device, P99 TTFT 143 ms ≤ 200 ms at 4 concurrent; "
-        "baseline 500 tok/s (1.62×)"
+        "baseline 500 tok/s (1.62×, +312 tok/s per device, 95 % interval +295 to +329)"
     )
     assert choice.versus_baseline is not None
     assert choice.versus_baseline.throughput_ratio == pytest.approx(1.624)
+    assert choice.versus_baseline.throughput_difference_tok_s == pytest.approx(312)
+    # The differences by seed are 312, 305 and 319: 7 / √3 is the standard error, 4.303 the quantile for 2 degrees.
+    assert choice.versus_baseline.throughput_difference_low_tok_s == pytest.approx(312 - 4.3027 * 7 / 3**0.5, abs=0.01)
+    assert choice.versus_baseline.throughput_difference_high_tok_s == pytest.approx(312 + 4.3027 * 7 / 3**0.5, abs=0.01)
 
 
 def test_a_candidate_that_no_longer_holds_is_demoted_and_named() -> None:
@@ -261,20 +271,44 @@ def test_a_candidate_that_no_longer_holds_is_demoted_and_named() -> None:
     assert "; trial 7 did not hold the SLA when measured again; " in choice.reason
 
 
-def test_a_candidate_within_the_spread_of_the_baseline_is_no_clear_gain() -> None:
+def test_an_interval_with_zero_in_it_is_no_clear_winner_over_the_baseline() -> None:
     trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 520, 140))]
     choice = recommend(trials, [confirmation(0, 480, 520), confirmation(7, 510, 530)], SLA)
     assert choice.trial == 7
     assert choice.reason.endswith(
-        "no clear gain over the baseline, whose re-runs are as good: baseline 500 tok/s (1.04×)"
+        "no clear winner over the baseline, trial 0: "
+        "baseline 500 tok/s (1.04×, +20 tok/s per device, 95 % interval -107 to +147)"
     )
+
+
+def test_two_candidates_that_the_reruns_do_not_tell_apart_are_both_named() -> None:
+    """Trial 9 is 22 tok/s faster on average, give or take 35."""
+    trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 950, 140)), trial(9, point(2, 900, 140))]
+    reruns = [confirmation(0, 500, 501, 499), confirmation(7, 780, 800, 790), confirmation(9, 812, 806, 818)]
+    choice = recommend(trials, reruns, SLA)
+    assert choice.trial == 9
+    assert choice.reason.endswith("; the re-runs do not tell it from trial 7 (790 tok/s)")
+
+
+def test_a_single_rerun_shows_no_interval_and_no_verdict() -> None:
+    trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 950, 140)), trial(9, point(2, 900, 140))]
+    choice = recommend(trials, [confirmation(0, 500), confirmation(7, 790), confirmation(9, 812)], SLA)
+    assert choice.reason.endswith("; baseline 500 tok/s (1.62×, +312 tok/s per device; a single run shows no interval)")
+    assert choice.versus_baseline is not None
+    assert choice.versus_baseline.throughput_difference_low_tok_s is None
+
+
+def test_with_a_confidence_the_reason_names_the_upper_bound() -> None:
+    sla = Sla.model_validate({"p99_ttft_ms": LIMIT_MS, "confidence": 0.95})
+    choice = recommend([trial(0, point(2, 500, 100))], [confirmation(0, 500)], sla)
+    assert "P99 TTFT with 95% confidence 143 ms ≤ 200 ms" in choice.reason
 
 
 def test_the_baseline_is_kept_when_its_reruns_are_the_best() -> None:
     trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 520, 140))]
     choice = recommend(trials, [confirmation(0, 510), confirmation(7, 490)], SLA)
     assert choice.trial == 0
-    assert choice.reason.endswith("no clear gain over the baseline: trial 7 reached 490 tok/s")
+    assert choice.reason.endswith("no clear winner over the baseline: trial 7 reached 490 tok/s")
 
 
 def test_a_baseline_that_does_not_hold_is_no_yardstick() -> None:
@@ -309,7 +343,7 @@ def test_without_reruns_the_best_observed_is_named_as_unconfirmed() -> None:
 def test_without_reruns_the_baseline_may_be_the_best() -> None:
     choice = recommend([trial(0, point(0, 400, 100)), trial(1, point(0, 300, 100))], [], SLA)
     assert choice.trial == 0
-    assert "no clear gain over the baseline" in choice.reason
+    assert "no clear winner over the baseline" in choice.reason
 
 
 def test_when_nothing_meets_the_sla_the_closest_is_named() -> None:

@@ -9,7 +9,7 @@ from autotune.settings import detected_platform, load_settings, profile
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
     """An empty home, an empty current folder and an empty PATH."""
-    for name in ("SETTINGS", "HOME", "DATABASE_URL", "RAY_ADDRESS", "PROFILES", "VLLM"):
+    for name in ("SETTINGS", "HOME", "DATABASE_URL", "RAY_ADDRESS", "GUIDELLM", "PROFILES", "VLLM"):
         monkeypatch.delenv(f"AUTOTUNE_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -71,7 +71,7 @@ def test_all_problems_of_a_profile_are_named_in_plain_words(machine):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("hom: /srv\n", "unknown key 'hom'; known are home, database_url, ray_address, profiles"),
+        ("hom: /srv\n", "unknown key 'hom'; known are home, database_url, ray_address, guidellm, profiles"),
         ("- home\n", "not a mapping of keys"),
         ("home: [\n", "cannot be read as YAML"),
     ],

@@ -13,7 +13,7 @@ from autotune.engines.simulated.launch import prepare
 from autotune.engines.simulated.model import read
 from autotune.engines.simulated.replay import play
 from autotune.engines.simulated.scheduler import Request
-from autotune.level_run import LevelWatch, RequestRecord
+from autotune.level_run import Hopeless, LevelWatch, RequestRecord, ended_early
 from autotune.loading import load
 from autotune.model_card import read_model
 from autotune.results import FailureClass, Infeasible, Interrupted, Load, Measured
@@ -95,6 +95,123 @@ def test_a_user_of_a_closed_loop_sends_when_the_last_answer_is_there() -> None:
     assert [records[1].sent_s, records[2].sent_s] == [records[0].end_s, records[1].end_s]
 
 
+def behind_a_gateway(level: LevelPlan, places: int) -> LevelPlan:
+    """The same open loop with this many requests in flight at most."""
+    return dataclasses.replace(level, max_concurrency=places)
+
+
+def test_an_open_loop_with_a_limit_sends_when_a_place_is_free() -> None:
+    """The first waits for none, the second and third in their order, the last comes when all is done."""
+    level = behind_a_gateway(plan((0.0, 10, 8), (0.001, 10, 4), (0.002, 10, 4), (5.0, 10, 2)), 1)
+    records = played(core(), level)
+    assert [record.scheduled_s for record in records] == [0.0, 0.001, 0.002, 5.0]
+    assert [record.free_s for record in records] == [None, records[0].end_s, records[1].end_s, None]
+    assert [record.sent_s for record in records] == [0.0, records[0].end_s, records[1].end_s, 5.0]
+    assert [record.lag_s for record in records] == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_request_that_comes_just_before_a_place_is_free_waits_for_it() -> None:
+    """It comes during the step of the engine in which the one before ends, or is given up."""
+    (alone,) = played(core(), plan((0.0, 10, 8)))
+    _, after_an_answer = played(core(), behind_a_gateway(plan((0.0, 10, 8), (alone.end_s - 1e-6, 10, 8)), 1))
+    assert after_an_answer.free_s == alone.end_s
+    level = plan((0.0, 10, 200), (1.0 - 1e-6, 10, 8), timeout_s=1.0)
+    _, after_a_time_out = played(core("--enforce-eager"), behind_a_gateway(level, 1))
+    assert after_a_time_out.free_s == 1.0
+
+
+def test_the_time_out_of_a_request_that_waited_counts_from_its_sending() -> None:
+    level = behind_a_gateway(plan((0.0, 10, 200), (0.0, 10, 200), timeout_s=1.0), 1)
+    records = played(core("--enforce-eager"), level)
+    assert [(record.sent_s, record.end_s) for record in records] == [(0.0, 1.0), (1.0, 2.0)]
+
+
+def test_a_limit_that_is_never_reached_changes_nothing() -> None:
+    level = plan(*((0.05 * n, 20, 10) for n in range(20)))
+    assert played(core(), behind_a_gateway(level, 20)) == played(core(), level)
+
+
+def in_one_conversation(level: LevelPlan, *turns: int, pause_s: float = 0.0) -> LevelPlan:
+    """The same plan with these requests as the turns of one conversation."""
+    before = dict(zip(turns[1:], turns, strict=False))
+    requests = tuple(
+        dataclasses.replace(one, follows=before[one.index], pause_s=pause_s) if one.index in before else one
+        for one in level.requests
+    )
+    return dataclasses.replace(level, requests=requests)
+
+
+def test_a_turn_is_scheduled_a_pause_after_the_end_of_the_one_before() -> None:
+    level = in_one_conversation(plan((0.5, 10, 4), (0.0, 10, 4), (0.0, 10, 4)), 0, 2, pause_s=0.25)
+    records = played(core(), level)
+    assert [record.scheduled_s for record in records] == [0.5, 0.0, records[0].end_s + 0.25]
+
+
+def test_a_user_of_a_closed_loop_takes_a_whole_conversation_before_the_next() -> None:
+    level = plan((0.0, 10, 4), (0.0, 10, 4), (0.0, 10, 4), users=1)
+    first, other, second = played(core(), in_one_conversation(level, 0, 2, pause_s=0.25))
+    assert second.scheduled_s == pytest.approx(first.end_s + 0.25)
+    assert other.scheduled_s == second.end_s
+
+
+def test_after_a_failed_turn_the_next_is_sent_all_the_same() -> None:
+    first, second = played(core(), in_one_conversation(plan((0.0, 250, 20), (0.0, 10, 2)), 0, 1, pause_s=0.1))
+    assert (first.error is None, second.error) == (False, None)
+    assert second.scheduled_s == pytest.approx(0.1)
+
+
+HOPELESS = Hopeless("ttft", 0.05, 3)
+OVERLOAD = plan(*((0.01 * n, 20, 10) for n in range(50)))
+
+
+def test_a_level_out_of_reach_ends_early() -> None:
+    """Too many wait for their first token: the late ones come home unfinished, those that are not late do not."""
+    engine = core("--enforce-eager", "--max-num-seqs", "2")
+    run = play(engine, OVERLOAD, LevelWatch(hopeless=(HOPELESS,)))
+    late = [record for record in run.records if record.unfinished]
+    assert (run.aborted, run.planned) == (True, 50)
+    assert late
+    assert len(run.records) < 50
+    assert {record.error for record in late} == {"the level was ended early: the SLA was out of reach"}
+    assert all(record.end_s - record.scheduled_s > 0.05 for record in late)
+    assert (engine.idle, engine.state.pool.used) == (True, 0)
+
+
+def test_a_level_that_ends_early_is_the_beginning_of_the_whole_one() -> None:
+    """What was answered until then is the same, and the end is the next step after the time that the records tell."""
+    whole = played(core("--enforce-eager", "--max-num-seqs", "2"), OVERLOAD)
+    run = play(core("--enforce-eager", "--max-num-seqs", "2"), OVERLOAD, LevelWatch(hopeless=(HOPELESS,)))
+    early_s = ended_early(whole, (HOPELESS,))
+    ended_s = max(record.end_s for record in run.records)
+    assert early_s is not None
+    assert early_s <= ended_s
+    assert not [time_s for record in whole for time_s in record.token_times_s if early_s < time_s < ended_s]
+    answered = [record for record in run.records if not record.unfinished]
+    assert answered == [record for record in whole if record.end_s <= ended_s]
+
+
+def test_running_ahead_does_not_move_an_early_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = LevelWatch(hopeless=(Hopeless("e2el", 0.4, 2),))
+    level = plan(*((0.0, 10, 100) for _ in range(8)))
+    jumped = play(core("--max-num-seqs", "4"), level, watch)
+    monkeypatch.setattr(Core, "skip", lambda _self, _until_s: None)
+    assert play(core("--max-num-seqs", "4"), level, watch) == jumped
+    assert jumped.aborted
+
+
+def test_a_request_that_waits_for_a_place_is_late_too() -> None:
+    run = play(core("--enforce-eager"), behind_a_gateway(OVERLOAD, 1), LevelWatch(hopeless=(HOPELESS,)))
+    waiting = [record for record in run.records if record.unfinished and not record.token_times_s]
+    assert run.aborted
+    assert waiting
+    assert {record.lag_s for record in waiting} == {0.0}
+
+
+def test_a_level_within_its_rules_is_as_without_them() -> None:
+    watch = LevelWatch(hopeless=(Hopeless("ttft", 60.0, 0), Hopeless("e2el", 60.0, 0)))
+    assert play(core(), OVERLOAD, watch) == play(core(), OVERLOAD, LevelWatch())
+
+
 def test_a_level_starts_where_the_last_one_ended() -> None:
     """The prefix cache stays warm; times are from the level's own start."""
     engine = core("--block-size", "32")
@@ -141,9 +258,11 @@ def test_a_request_beyond_the_models_length_is_refused() -> None:
     ]
 
 
-def test_running_ahead_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("places", [4, 7, 60])
+def test_running_ahead_changes_nothing(places: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are jumped over give the same stamps, to the last bit, as steps taken one by one."""
     level = plan(*((0.07 * n, 5 + 7 * n % 40, 1 + 13 * n % 60) for n in range(60)))
+    level = in_one_conversation(behind_a_gateway(level, places), 3, 17, 29, 40, pause_s=0.2)
     words = ("--max-num-seqs", "5", "--max-num-batched-tokens", "24", "--block-size", "32")
     ahead = core(*words)
     jumped = played(ahead, level)

@@ -1,12 +1,10 @@
 """The traffic plan: what files may say, and that a plan is the same wherever and whenever it is made."""
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -23,7 +21,6 @@ from autotune.workload import (
     plan_warmup,
 )
 
-BUNDLED = sorted((Path(__file__).parents[2] / "workloads").glob("*.yaml"))
 VOCABULARY = Vocabulary(size=384, special_ids=frozenset({0, 1, 2}))
 
 
@@ -60,15 +57,6 @@ def plan(job: Workload, *, level: int = 0, devices: int = 1, seed: int = 0) -> L
     return plan_level(job, given_levels(job)[level], devices=devices, seed=seed, source=source(job))
 
 
-@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.stem)
-def test_a_bundled_workload_is_valid_and_named_after_its_file(path):
-    assert Workload.model_validate(yaml.safe_load(path.read_text())).name == path.stem
-
-
-def test_three_workloads_are_bundled():
-    assert [path.stem for path in BUNDLED] == ["chat", "demo", "guide-128x128"]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -83,6 +71,9 @@ def test_three_workloads_are_bundled():
         ({"dataset": dataset({"kind": "uniform", "min": 9, "max": 8})}, "min 9 is above max 8"),
         ({"dataset": dataset({"kind": "lognormal", "median": 9, "sigma": 1, "max": 8})}, "median 9 is not between"),
         ({"request_per_level": 3}, "Extra inputs are not permitted"),
+        ({"arrival": {"kind": "replay"}}, "replay needs a dataset of kind trace, not synthetic"),
+        ({"dataset": dataset({"kind": "fixed", "tokens": 9}) | {"shared_prefixes": 2}}, "needs shared_prefix_tokens"),
+        ({"dataset": {"kind": "synthetik"}}, "does not match any of the expected tags"),
     ],
 )
 def test_a_wrong_workload_is_refused_with_what_is_wrong(changes, message):
@@ -212,3 +203,33 @@ def test_warm_up_is_a_closed_loop_with_its_own_number_of_requests():
     job = workload(warmup_requests=5)
     warmup = plan_warmup(job, devices=2, seed=0, source=source(job))
     assert (len(warmup.requests), warmup.max_concurrency) == (5, 16)
+
+
+def test_each_request_has_one_of_the_shared_prefixes():
+    shared = dataset({"kind": "fixed", "tokens": 10}, prefix=32) | {"shared_prefixes": 5}
+    job = workload(dataset=shared, requests_per_level=200)
+    assert {r.prompt[:32] for r in plan(job).requests} == set(source(job).prefixes)
+    assert len(source(job).prefixes) == 5
+    assert {len(r.prompt) for r in plan(job).requests} == {42}
+
+
+def test_prefixes_are_chosen_apart_from_lengths_and_tokens():
+    """A workload with more documents has the same questions."""
+    one = dataset({"kind": "uniform", "min": 5, "max": 50}, prefix=32)
+    few, many = plan(workload(dataset=one)), plan(workload(dataset=one | {"shared_prefixes": 9}))
+    assert [r.prompt[32:] for r in few.requests] == [r.prompt[32:] for r in many.requests]
+
+
+def test_the_warm_up_reads_every_shared_prefix_in_turn():
+    shared = dataset({"kind": "fixed", "tokens": 10}, prefix=32) | {"shared_prefixes": 3}
+    job = workload(dataset=shared, warmup_requests=5)
+    warmup = plan_warmup(job, devices=1, seed=0, source=source(job))
+    number = {prefix: position for position, prefix in enumerate(source(job).prefixes)}
+    assert [number[r.prompt[:32]] for r in warmup.requests] == [0, 1, 2, 0, 1]
+
+
+def test_an_open_loop_may_limit_the_requests_in_flight_per_device():
+    job = workload(arrival={"kind": "poisson", "max_concurrency": 3})
+    both = plan(job, devices=2)
+    assert (both.max_concurrency, both.is_open_loop) == (6, True)
+    assert [r.offset_s for r in both.requests] == [r.offset_s for r in plan(workload(), devices=2).requests]

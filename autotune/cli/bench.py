@@ -1,0 +1,100 @@
+"""`autotune bench`: measure an endpoint without tuning it."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import EnvironmentProblem, InputError
+from autotune.loadgen import EngineStalled
+from autotune.loading import find, load
+from autotune.model_card import read_model
+from autotune.report.serving import serving_document, serving_table
+from autotune.results import LoadPoint
+from autotune.spec import Sla
+from autotune.trial import Control
+from autotune.trial.endpoint import climb_endpoint, find_target, local_folder
+from autotune.trial.request import Course, Stage
+from autotune.workload import Workload, given_levels, with_data_file
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options of the command."""
+
+    url: str
+    workload: str
+    overrides: Sequence[str]
+    sla: Sequence[str]
+    model: str | None
+    tokenizer: Path | None
+    devices: int
+    seed: int
+    records: Path | None
+
+
+def bench(asked: Asked, *, as_json: bool) -> int:
+    """Measure every level of the workload, up to the first that violates the SLA where one is given.
+
+    Returns the exit code: 1 when no request at all was answered.
+    """
+    workload, sla = _workload(asked), None if not asked.sla else _sla(asked.sla)
+    target = find_target(asked.url, model=asked.model, api_key=os.environ.get(KEY_VARIABLE, ""))
+    model = read_model(local_folder(target, asked.tokenizer))
+    with tempfile.TemporaryDirectory(prefix="autotune-bench-") as scratch:
+        course = Course(
+            name=target.server.base_url,
+            workload=workload,
+            sla=sla or _patience(workload),
+            levels=given_levels(workload),
+            seed=asked.seed,
+            devices=asked.devices,
+            model=model,
+            artifacts=asked.records or Path(scratch),
+            peak_tflops=None,
+        )
+        course.artifacts.mkdir(parents=True, exist_ok=True)
+        try:
+            points = climb_endpoint(course, target, _Told())
+        except EngineStalled as stalled:
+            raise EnvironmentProblem(f"{target.server.base_url}: {stalled}") from stalled
+    print(json.dumps([serving_document(point) for point in points], indent=2) if as_json else _tables(points))
+    return 0 if any(point.completed for point in points) else 1
+
+
+class _Told(Control):
+    """Says on stderr which level is being measured."""
+
+    def enter(self, stage: Stage, **facts: Any) -> None:
+        if facts.get("done", 0) == 0:
+            level = f" {facts['level']} ({facts['planned']} requests)" if "level" in facts else ""
+            print(f"{stage}{level} …", file=sys.stderr)
+        super().enter(stage, **facts)
+
+
+def _workload(asked: Asked) -> Workload:
+    place = find(asked.workload, "workloads", relative_to=Path.cwd())
+    workload = load(place.read_text(encoding="utf-8"), Workload, source=str(place), overrides=asked.overrides)
+    return with_data_file(workload, place.resolve().parent)
+
+
+def _sla(lines: Sequence[str]) -> Sla:
+    wrong = [line for line in lines if "=" not in line]
+    if wrong:
+        raise InputError([f"--sla {line}: write LINE=LIMIT, such as p99_ttft_ms=200" for line in wrong])
+    return load("{}", Sla, source="--sla", overrides=lines)
+
+
+def _patience(workload: Workload) -> Sla:
+    """The promise that every workload implies: an answer within the time-out."""
+    return Sla.model_validate({"p99_e2el_ms": workload.request_timeout_s * 1e3})
+
+
+def _tables(points: Sequence[LoadPoint]) -> str:
+    return "\n\n".join(serving_table(point) for point in points)

@@ -1,0 +1,64 @@
+"""Whether a level reached a steady state: the TTFT of its second half against that of its first."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+
+from autotune.level_run import RequestRecord
+from autotune.measurement.samples import samples_ms
+
+GROWTH = 1.25  # of the median: less is within what two halves of a healthy level differ by
+SIGNIFICANT = 0.005  # one-sided
+BLOCKS = 20  # half of them in each half of the level
+FEWEST_PER_BLOCK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How a level's TTFT moved."""
+
+    ratio: float | None  # median of the second half over that of the first; None: too few requests, or infinite
+    steady: bool
+
+
+def drift(records: Sequence[RequestRecord], *, users: int = 0) -> Drift:
+    """Compare the halves of a level in the order of its plan; pooled runs are halved each by itself.
+
+    Not steady is a TTFT that grows both by much and beyond chance: a queue that builds up, so that a longer level would
+    show worse figures. Neighbours wait in the same queue and are no independent samples, so chance is judged by the
+    medians of 20 blocks (batch means: Law, Simulation Modeling and Analysis, sec. 9.5.3) with the test of Mann and
+    Whitney (1947). The first `users` requests of a closed loop are left out: all of them come at once.
+    """
+    counted = [(record.index - users, samples_ms(record, "ttft")[0]) for record in records if record.index >= users]
+    if len(counted) < BLOCKS * FEWEST_PER_BLOCK:
+        return Drift(None, steady=True)
+    length = max(index for index, _ in counted) + 1
+    blocks: list[list[float]] = [[] for _ in range(BLOCKS)]
+    for index, ttft_ms in counted:
+        blocks[index * BLOCKS // length].append(ttft_ms)
+    return _between(blocks[: BLOCKS // 2], blocks[BLOCKS // 2 :])
+
+
+def _between(first: Sequence[list[float]], second: Sequence[list[float]]) -> Drift:
+    before, after = _median(chain.from_iterable(first)), _median(chain.from_iterable(second))
+    large = after > GROWTH * before
+    if large:
+        test = mannwhitneyu(_medians(second), _medians(first), alternative="greater", method="asymptotic")
+        large = bool(test.pvalue < SIGNIFICANT)
+    known = math.isfinite(before) and math.isfinite(after) and before > 0
+    return Drift(after / before if known else None, steady=not large)
+
+
+def _medians(blocks: Sequence[list[float]]) -> NDArray[np.float64]:
+    return np.array([_median(block) for block in blocks if block])
+
+
+def _median(values: Iterable[float]) -> float:
+    """The lower one of two middle values: between a number and infinity there is no middle."""
+    ascending = sorted(values)
+    return ascending[(len(ascending) - 1) // 2] if ascending else math.inf

@@ -1,0 +1,98 @@
+"""The real vLLM with configurations made to be held back in one way each: the reading names it."""
+
+from typing import Any
+
+import pytest
+
+from autotune.platforms import cpu
+from autotune.results import LoadPoint, Measured
+from autotune.trial import Control, Grant, TrialRequest, run_trial
+from autotune.tuner.context import JobContext
+from autotune.workload import Workload, given_levels
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
+
+PATIENT = {"p99_ttft_ms": 60_000.0, "p99_tpot_ms": 60_000.0}  # the ladder climbs to its end
+
+
+def workload(
+    context: JobContext, users: tuple[int, ...], *, tokens_in: int, tokens_out: int, requests: int
+) -> Workload:
+    """A closed loop of requests of one size."""
+    document = context.workload.model_dump(mode="json") | {
+        "dataset": {
+            "kind": "synthetic",
+            "input_tokens": {"kind": "fixed", "tokens": tokens_in},
+            "output_tokens": {"kind": "fixed", "tokens": tokens_out},
+        },
+        "levels": users,
+        "requests_per_level": requests,
+        "warmup_requests": 8,
+    }
+    return Workload.model_validate(document)
+
+
+def measured(context: JobContext, number: int, arguments: dict[str, Any], load: Workload) -> Measured:
+    """A trial of the demo's configuration with these arguments, on every core."""
+    config = context.configuration({"max_num_seqs": 64, "max_num_batched_tokens": 512, "block_size": 32})
+    more = {"max_model_len": 1024, **arguments}
+    asked = TrialRequest(
+        job=context.job.id,
+        number=number,
+        config=config.model_copy(update={"arguments": {**config.arguments, **more}}),
+        profile=context.profile.model_copy(update={"peak_tflops": 1.0}),
+        resource="CPU",
+        model=context.model,
+        engine_version=context.engine.version,
+        workload=load,
+        sla=context.spec.sla.model_copy(update=PATIENT),
+        levels=given_levels(load),
+        search_seed=1,
+        confirm_seeds=(),
+        folder=context.folder,
+    )
+    outcome = run_trial(asked, Grant((), len(cpu.discover())), Control()).outcome
+    assert isinstance(outcome, Measured), outcome
+    return outcome
+
+
+def kinds(outcome: Measured) -> list[str | None]:
+    return [point.bottleneck.kind if point.bottleneck else None for point in outcome.points]
+
+
+@pytest.fixture(scope="module")
+def few_places(context: JobContext) -> Measured:
+    """Two users, then twelve, for four places."""
+    load = workload(context, (2, 12), tokens_in=32, tokens_out=48, requests=72)
+    return measured(context, 11, {"max_num_seqs": 4}, load)
+
+
+def test_more_users_than_places_are_slot_bound_and_fewer_leave_the_engine_idle(few_places: Measured):
+    assert kinds(few_places) == ["client", "slots"]
+
+
+def test_the_figures_of_a_level_are_those_of_the_real_engine(few_places: Measured):
+    _, crowded = few_places.points
+    assert crowded.engine["max_num_seqs"] == 4
+    assert crowded.engine["requests_running_max"] in (3, 4)
+    assert 4 <= crowded.engine["requests_waiting_max"] <= 9
+    assert crowded.engine["engine_cpu_cores"] > 0.2
+    assert 0 < crowded.engine["host_thread_share"] <= crowded.engine["busiest_thread_share"] <= 1.1
+
+
+def test_the_share_of_the_peak_is_that_of_the_models_size(few_places: Measured):
+    """786,432 + 2,162,688 weights in the layers, 98,304 of the output layer; 32 tokens in, 48 out."""
+    point: LoadPoint = few_places.points[-1]
+    flops = 2 * 2_949_120 * 79 + 2 * 98_304 * 48 + 4096 * 79 * 80 / 2
+    assert point.mfu == pytest.approx(point.request_throughput * flops / 1e12)
+
+
+def test_few_blocks_are_kv_bound(context: JobContext):
+    load = workload(context, (12,), tokens_in=128, tokens_out=64, requests=48)
+    few = {"num_gpu_blocks_override": 22, "max_model_len": 512}
+    assert kinds(measured(context, 12, few, load)) == ["kv_cache"]
+
+
+def test_long_prompts_in_short_steps_are_bound_by_the_prefill_budget(context: JobContext):
+    load = workload(context, (12,), tokens_in=480, tokens_out=4, requests=48)
+    assert kinds(measured(context, 13, {"max_num_batched_tokens": 64}, load)) == ["prefill_budget"]

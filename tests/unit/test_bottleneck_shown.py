@@ -1,0 +1,271 @@
+"""Utilization and cost of a load point, and where people see them beside the bottleneck."""
+
+import io
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from autotune.cli.exports import price_of
+from autotune.engine_config import EngineConfig
+from autotune.export import ExportSource, export
+from autotune.model_card import ModelCard
+from autotune.report.levels import bottleneck_lines, levels_table
+from autotune.report.tables import front_table
+from autotune.results import (
+    Bottleneck,
+    FrontPoint,
+    Job,
+    JobStatus,
+    Latency,
+    Load,
+    LoadPoint,
+    Measured,
+    ParetoFront,
+    Quantile,
+    Trial,
+    TrialResult,
+    cost_per_million_tokens,
+)
+from autotune.settings import EngineProfile, Settings
+from autotune.spec import Sla
+from autotune.study.grid import Grid
+from autotune.study.shown import shown
+from autotune.trial.reading import model_flops_utilization, read
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CARD = ModelCard(
+    path=Path("/m"),
+    vocab_size=100,
+    special_ids=frozenset(),
+    max_positions=4096,
+    weight_bytes=0,
+    kv_bytes_per_token=0,
+    layer_parameters=10**9,
+)
+SLOTS = Bottleneck(kind="slots", evidence="all 4 places were taken", advice="Raise max_num_seqs.")
+
+
+def latency(value_ms: float) -> Latency:
+    quantile = Quantile(percent=99, value_ms=value_ms, lower_ms=value_ms, upper_ms=value_ms)
+    return Latency(count=100, mean_ms=value_ms, quantiles=(quantile,))
+
+
+def point(**changes: Any) -> LoadPoint:
+    """5 requests/s of 100 + 21 tokens on two devices."""
+    values = {
+        "level": 3,
+        "load": Load(kind="request_rate", value=2.5),
+        "devices": 2,
+        "seed": 0,
+        "duration_s": 10,
+        "completed": 50,
+        "failed": 0,
+        "request_throughput": 5.0,
+        "output_throughput": 105.0,
+        "total_token_throughput": 605.0,
+        "request_goodput": 5.0,
+        "ttft": latency(150),
+        "tpot": latency(10),
+        "itl": latency(10),
+        "e2el": latency(1000),
+        "client_lag_ms": 0,
+        "violations": {"p99_ttft_ms": -0.3, "error_rate": -1},
+    }
+    return LoadPoint.model_validate(values | changes)
+
+
+def trial(point: LoadPoint) -> Trial:
+    return Trial(
+        number=7,
+        purpose="search",
+        origin="gp",
+        knobs={},
+        config=EngineConfig(),
+        result=TrialResult(outcome=Measured(points=(point,), operating_level=point.level)),
+        started_at=NOW,
+        finished_at=NOW,
+    )
+
+
+# Model FLOPs utilization
+
+
+def test_mfu_is_the_requests_work_over_what_the_devices_could_do():
+    """5 requests/s x 120 tokens x 2 FLOPs x 1e9 weights are 1.2 TFLOP/s, of 2 x 3."""
+    assert model_flops_utilization(point(), CARD, 3.0) == pytest.approx(0.2)
+
+
+def test_cached_prompt_tokens_are_no_work():
+    """Half of 100 come from the cache: 70 of 120 tokens are computed."""
+    cached = point(engine={"prefix_cache_queries": 1000.0, "prefix_cache_hits": 500.0})
+    assert model_flops_utilization(cached, CARD, 3.0) == pytest.approx(0.2 * 70 / 120)
+
+
+def test_the_engines_own_count_goes_first():
+    """It counted 3e10 FLOPs a device for each token, at 105 tokens/s."""
+    counted = point(engine={"estimated_flops_per_device": 6e12, "generation_tokens": 200.0})
+    assert model_flops_utilization(counted, CARD, 3.0) == pytest.approx(3e10 * 105 / 3e12)
+
+
+def test_there_is_no_mfu_without_a_model_size_a_peak_or_an_answer():
+    assert model_flops_utilization(point(), replace(CARD, layer_parameters=0), 3.0) is None
+    assert model_flops_utilization(point(completed=0, request_throughput=0.0), CARD, 3.0) is None
+    assert read(point(), CARD, None).mfu is None
+
+
+def test_a_point_is_read_with_its_bottleneck_and_its_mfu():
+    crowded = {
+        "max_num_seqs": 4.0,
+        "requests_running_max": 4.0,
+        "requests_waiting_mean": 9.0,
+        "requests_waiting_max": 12.0,
+    }
+    found = read(point(engine=crowded), CARD, 3.0)
+    assert found.bottleneck is not None
+    assert found.bottleneck.kind == "slots"
+    assert found.mfu == pytest.approx(0.2)
+
+
+# Cost
+
+
+def test_a_million_tokens_cost_the_time_that_they_take():
+    """At 500 tokens/s they take 2,000 s, which is 5/9 of an hour."""
+    assert cost_per_million_tokens(3.6, 500.0) == pytest.approx(2.0)
+    assert cost_per_million_tokens(3.6, 0.0) is None
+
+
+def settings(**profiles: EngineProfile) -> Settings:
+    return Settings(home=Path("/nowhere"), profiles=profiles)
+
+
+def test_the_price_is_that_of_the_profile_that_the_job_names():
+    spec = {
+        "version": 1,
+        "name": "chat",
+        "model": "m",
+        "engine": "npu",
+        "devices": {"resource": "NPU"},
+        "search_space": "s",
+        "workload": "w",
+        "sla": {"p99_ttft_ms": 200},
+    }
+    job = Job(
+        id="a",
+        name="chat",
+        status=JobStatus.SUCCEEDED,
+        spec=spec,
+        space={},
+        workload={},
+        model_path="/m",
+        folder="/f",
+        created_at=NOW,
+    )
+    priced = EngineProfile(executable=Path("/gone/vllm"), platform="ascend", price_per_device_hour=2.5)
+    assert price_of(job, settings(npu=priced)) == 2.5
+    assert price_of(job, settings(other=priced)) is None
+
+
+# The export
+
+
+def source(measured: LoadPoint, price: float | None = None) -> ExportSource:
+    return ExportSource(
+        job_id="a1b2",
+        job_name="chat",
+        model="/m",
+        workload="chat-short",
+        sla=Sla(p99_ttft_ms=200),
+        engine_version="0.32.0",
+        trial=trial(measured),
+        point=measured,
+        exported_at=NOW,
+        price_per_device_hour=price,
+    )
+
+
+def test_an_export_names_the_bottleneck_and_the_utilization():
+    text = export(source(point(bottleneck=SLOTS, mfu=0.381)), "vllm")
+    assert "# bottleneck at this load: slots (all 4 places were taken)\n" in text
+    assert "# model FLOPs utilization (MFU) 38.1%\n" in text
+
+
+def test_an_export_names_the_cost_of_output_tokens_and_of_all():
+    """2 x 3.6 an hour; 105 and 605 tokens/s."""
+    text = export(source(point(), 3.6), "vllm")
+    assert (
+        "# cost at this load and 3.6 per device-hour: 19.05 per million output tokens, 3.306 per million total" in text
+    )
+    document = json.loads(export(source(point(), 3.6), "json"))
+    assert document["cost_per_million_output_tokens"] == pytest.approx(19.0476, abs=1e-3)
+    assert document["cost_per_million_total_tokens"] == pytest.approx(3.3058, abs=1e-3)
+
+
+def test_an_export_says_nothing_of_what_is_not_known():
+    text = export(source(point()), "vllm") + export(source(point()), "json")
+    assert "cost" not in text
+    assert "MFU" not in text
+    assert "bottleneck at" not in text
+
+
+# The terminal and the dashboard
+
+
+def text_of(table: Any) -> str:
+    output = io.StringIO()
+    Console(file=output, width=200).print(table)
+    return output.getvalue()
+
+
+def test_the_levels_of_a_trial_show_verdict_bottleneck_and_utilization():
+    missed = point(level=4, violations={"p99_ttft_ms": 0.4}, bottleneck=SLOTS, mfu=0.381)
+    late = point(level=5, invalid="the client was late")
+    lines = text_of(levels_table([point(bottleneck=SLOTS), missed, late])).splitlines()
+    row = {line.split("│")[1].strip(): line for line in lines if "│" in line}
+    assert [row[level].count("met") for level in ("3", "4", "5")] == [1, 0, 0]
+    assert "missed" in row["4"]
+    assert "38.1%" in row["4"]
+    assert "slots" in row["4"]
+    assert "not valid" in row["5"]
+
+
+def test_without_a_peak_there_is_no_column_for_the_utilization():
+    assert "MFU" not in text_of(levels_table([point()]))
+
+
+def test_every_reading_is_explained_in_a_sentence():
+    assert bottleneck_lines([point(), point(level=4, bottleneck=SLOTS)]) == [
+        "level 4: slots: all 4 places were taken. Raise max_num_seqs."
+    ]
+
+
+FRONT = ParetoFront(
+    points=(
+        FrontPoint(
+            trial=7,
+            level=3,
+            load=Load(kind="request_rate", value=2.5),
+            output_throughput_per_device=52.5,
+            p99_ttft_ms=150.0,
+            request_throughput=5.0,
+        ),
+    )
+)
+
+
+def test_the_front_shows_costs_only_with_a_price():
+    priced = text_of(front_table(FRONT, (trial(point()),), 3.6))
+    assert "19.05" in priced
+    assert "3.306" in priced
+    assert "cost" not in text_of(front_table(FRONT, (trial(point()),)))
+
+
+def test_the_dashboard_shows_the_reading_beside_the_values():
+    found = shown(trial(point(bottleneck=SLOTS, mfu=0.38123)), Grid(()), Sla(p99_ttft_ms=200)).attributes
+    assert found["bottleneck"] == "slots: all 4 places were taken. Raise max_num_seqs."
+    assert found["MFU"] == 0.3812

@@ -1,0 +1,168 @@
+"""Levels that never reached a steady state, and levels in which the load generator was the bottleneck."""
+
+import dataclasses
+import math
+import random
+from itertools import pairwise
+
+import pytest
+
+from autotune.level_run import ClientUse, LevelRun, RequestRecord
+from autotune.measurement import client_bound, drift, joined, load_point
+from autotune.results import Load
+from autotune.spec import Sla
+
+SLA = Sla(p99_ttft_ms=200)
+
+
+def answered(index: int, ttft_s: float) -> RequestRecord:
+    return RequestRecord(index, 0.0, 0.0, (ttft_s,), ttft_s, 10, 1, 1)
+
+
+def of(ttfts_s: list[float]) -> list[RequestRecord]:
+    return [answered(index, ttft_s) for index, ttft_s in enumerate(ttfts_s)]
+
+
+def queue(utilization: float, *, count: int, seed: int) -> list[RequestRecord]:
+    """One server, exponential gaps and service times with a mean of 1 s (M/M/1), from an empty queue."""
+    draw = random.Random(seed)
+    gaps = [draw.expovariate(utilization) for _ in range(count)]
+    waits_s = [0.0]
+    for gap_s in gaps[1:]:
+        waits_s.append(max(0.0, waits_s[-1] + draw.expovariate(1.0) - gap_s))
+    return of([0.05 + wait_s for wait_s in waits_s])
+
+
+@pytest.mark.parametrize("utilization", [1.3, 2.0])
+def test_a_queue_that_grows_is_not_steady(utilization: float) -> None:
+    assert not any(drift(queue(utilization, count=500, seed=seed)).steady for seed in range(20))
+
+
+@pytest.mark.parametrize("utilization", [0.3, 0.5, 0.7])
+def test_a_queue_that_comes_and_goes_is_steady(utilization: float) -> None:
+    """At most one of twenty levels that are loaded as a service should be is marked."""
+    assert sum(drift(queue(utilization, count=500, seed=seed)).steady for seed in range(20)) >= 19
+
+
+def test_the_drift_is_the_ratio_of_the_medians() -> None:
+    found = drift(of([0.1] * 50 + [0.3] * 50))
+    assert found.ratio == pytest.approx(3.0)
+    assert not found.steady
+
+
+def test_a_small_growth_is_steady_however_significant() -> None:
+    assert drift(of([0.1 + i / 1e5 for i in range(100)] + [0.12 + i / 1e5 for i in range(100)])).steady
+
+
+def test_ttft_that_falls_is_steady() -> None:
+    """A longer level would show better figures, not worse ones."""
+    assert drift(of([0.3] * 50 + [0.1] * 50)).steady
+
+
+def test_the_users_of_a_closed_loop_who_all_come_at_once_are_left_out() -> None:
+    """Were they counted, their wait would be taken for a queue that shrinks."""
+    assert drift(of([9.0] * 150 + [0.1] * 50 + [0.3] * 50), users=150).ratio == pytest.approx(3.0)
+
+
+def test_repeated_runs_are_halved_each_by_itself() -> None:
+    """The second run is slower from its start: nothing grew within a run."""
+    both = joined(LevelRun(tuple(of([0.1] * 60))), LevelRun(tuple(of([0.3] * 60))))
+    assert drift(both.records).ratio == pytest.approx(1.0)
+
+
+def test_a_few_requests_show_no_drift() -> None:
+    found = drift(of([0.1] * 19 + [0.9] * 20))
+    assert (found.ratio, found.steady) == (None, True)
+
+
+def test_a_second_half_that_nobody_was_served_in_is_not_steady() -> None:
+    failed = [RequestRecord(i, 0.0, 0.0, (), 1.0, 10, 0, 1, "HTTP 500") for i in range(50, 100)]
+    found = drift(of([0.1] * 50) + failed)
+    assert (found.ratio, found.steady) == (None, False)
+
+
+def test_a_load_point_tells_its_drift() -> None:
+    def point(**changes: object):
+        run = LevelRun(tuple(of([0.1] * 50 + [0.3] * 50)), planned=100, **changes)
+        load = Load(kind="max_concurrency", value=2)
+        return load_point(run, level=0, load=load, devices=1, seed=0, sla=SLA)
+
+    assert not point().steady
+    assert point(aborted=True).drift is None  # half of it is missing
+
+
+def test_blocks_are_compared_not_requests() -> None:
+    """Neighbours in one queue are alike: one long wait in each half's end is chance, however many share it."""
+    wave = [0.1] * 60 + [0.2] * 40
+    steady = drift(of(wave + [0.1] * 40 + [0.2] * 60))
+    assert steady.ratio == pytest.approx(2.0)
+    assert steady.steady
+
+
+# The client
+
+
+def test_a_client_that_keeps_up_says_nothing() -> None:
+    assert client_bound(19.0, ClientUse(cpu_share=0.9, pause_ms=19.0), 60.0, SLA) == ""
+
+
+@pytest.mark.parametrize(
+    ("lag_ms", "use", "said"),
+    [
+        (21.0, ClientUse(), "sent 21 ms late or later (20 ms are borne)"),
+        (0.0, ClientUse(pause_ms=21.0), "noticed an arrival 21 ms late or later (20 ms are borne)"),
+        (0.0, ClientUse(cpu_share=0.95), "used 95% of its core"),
+    ],
+)
+def test_a_client_that_blurs_the_verdict_is_told_with_advice(lag_ms: float, use: ClientUse, said: str) -> None:
+    reason = client_bound(lag_ms, use, 60.0, SLA)
+    assert said in reason
+    assert "Give the load generator a core of its own" in reason
+
+
+@pytest.mark.parametrize(
+    ("sla", "borne_ms"),
+    [
+        (Sla(p99_ttft_ms=2000, p50_e2el_ms=1000), 100.0),  # a tenth of the tightest
+        (Sla(p99_ttft_ms=20), 10.0),  # what every busy machine has
+        (Sla(p99_ttft_ms=2000, p99_itl_ms=60), 30.0),  # half a gap
+        (Sla(p99_tpot_ms=10), 100.0),  # averaged out
+    ],
+)
+def test_the_tightest_line_says_what_is_borne(sla: Sla, borne_ms: float) -> None:
+    assert client_bound(borne_ms - 0.1, ClientUse(pause_ms=borne_ms - 0.1), 60.0, sla) == ""
+    assert client_bound(borne_ms + 0.1, ClientUse(), 60.0, sla) != ""
+    assert client_bound(0.0, ClientUse(pause_ms=borne_ms + 0.1), 60.0, sla) != ""
+
+
+def test_a_level_in_which_the_client_was_the_bottleneck_is_invalid_and_so_not_feasible() -> None:
+    records = [dataclasses.replace(record, end_s=3.0) for record in of([0.1] * 10)]
+    run = LevelRun(tuple(records), client=ClientUse(cpu_share=0.99))
+    point = load_point(run, level=0, load=Load(kind="request_rate", value=1), devices=1, seed=0, sla=SLA)
+    assert "99% of its core" in point.invalid
+    assert max(point.violations.values()) <= 0
+    assert not point.feasible
+
+
+def test_one_pause_of_a_short_level_proves_nothing() -> None:
+    use = ClientUse(cpu_share=0.99, pause_ms=500.0)
+    assert client_bound(0.0, use, 2.9, SLA) == ""
+    assert client_bound(0.0, use, 3.0, SLA) != ""
+    assert client_bound(21.0, ClientUse(), 2.9, SLA) != ""
+
+
+def test_waiting_for_a_place_is_no_lag_of_the_client() -> None:
+    """Due at 1 s, free at 3 s, sent 2 ms later."""
+    record = RequestRecord(0, 1.0, 3.002, (3.1,), 3.1, 10, 1, 1, free_s=3.0)
+    point = load_point(
+        LevelRun((record,)), level=0, load=Load(kind="request_rate", value=1), devices=1, seed=0, sla=SLA
+    )
+    assert point.client_lag_ms == pytest.approx(2.0)
+    assert point.ttft.at(50).value_ms == pytest.approx(2100)
+
+
+def test_medians_order_the_queues_of_the_tests() -> None:
+    """The tests' own queue waits longer the more it is loaded."""
+    loads = [queue(u, count=500, seed=1) for u in (0.3, 0.7, 1.3)]
+    waits = [math.fsum(record.end_s for record in records) for records in loads]
+    assert all(below < above for below, above in pairwise(waits))
