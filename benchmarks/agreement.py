@@ -7,6 +7,7 @@ and percentiles are NumPy's linear ones here, as vLLM has them. Run it alone on 
 """
 
 import argparse
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -31,7 +32,7 @@ from autotune.engines.readiness import NotReady, StartWatch, wait_ready
 from autotune.errors import AutotuneError, EnvironmentProblem
 from autotune.instruments import Client, guidellm, vllm_bench
 from autotune.level_run import RequestRecord
-from autotune.loadgen import Endpoint, measure
+from autotune.loadgen import Endpoint, measure, run_level
 from autotune.model_card import read_model
 from autotune.settings import load_settings, profile
 from autotune.workload import LevelPlan, Vocabulary, Workload, given_levels, open_source, plan_level
@@ -170,7 +171,8 @@ def _ours(site: Site, plan: LevelPlan, folder: Path) -> Run:
 def _our_client(task: dict[str, Any]) -> int:
     """The child process: nothing but our load generator."""
     plan = _plan(task["seed"], task["requests"], task["rate"])
-    run = measure(plan, Endpoint(task["url"], task["model"]))
+    # Without the real-time priority that `measure` asks for: `vllm bench serve` has none either.
+    run = asyncio.run(run_level(plan, Endpoint(task["url"], task["model"])))
     Path(task["result"]).write_text(json.dumps([dataclasses.asdict(record) for record in run.records]))
     return 0
 
@@ -244,6 +246,8 @@ def _figures(records: Sequence[RequestRecord]) -> dict[str, float]:
     }
     found = {}
     for metric, values in samples.items():
+        if not values:  # a run of one request that only tells what a start costs
+            continue
         found[_median(metric)] = float(np.median(values)) * 1e3
         found[_p99(metric)] = float(np.percentile(values, 99)) * 1e3
     duration_s = max(record.end_s for record in records)

@@ -54,14 +54,17 @@ def explain_job(context: JobContext, books: Books, fleet: Devices, observe: Obse
     assert job.result is not None
     assert job.finished_at is not None
     tuning = Tuning(context, Seats(ledger, fleet), observe)
+    is_settled = False
     try:
         result = _explained(tuning, job.result)
+        is_settled = True
     except StoreError:  # nothing can be written any more
+        is_settled = True
         tuning.stop_engines(within_s=STOP_S)
         raise
-    except (Exception, KeyboardInterrupt, SystemExit):  # whatever it was, no row stays open and no engine runs
-        tuning.abandon(within_s=STOP_S)
-        raise
+    finally:
+        if not is_settled:  # whatever it was, no row stays open and no engine runs
+            tuning.abandon(within_s=STOP_S)
     books.store.finish_job(books.lease, job.status, result, finished_at=job.finished_at, message=job.message)
     log.info("job_explained", job=job.id)
     return books.store.job(job.id)
