@@ -1,16 +1,12 @@
 """What stopping the climb and ending levels early save of the load time: `python benchmarks/ladder_savings.py`.
 
 Whole ladders are recorded, every level to its end and twice, for random configurations on the simulated engine in
-virtual time. Then the rules are applied to the recorded requests, and the operating points are compared. With a folder
-and an SLA it does the same to the recorded requests of real trials (`… trials/ p99_ttft_ms=200`), as far as they went.
+virtual time. Then the rules are applied to the recorded requests, and the operating points are compared.
 """
 
 import dataclasses
-import gzip
 import itertools
-import json
 import random
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +67,8 @@ EVERYTHING = Rules(stops=False, early=False)
 VARIANTS = {"stop the climb": Rules(stops=True, early=False), "and end levels early": Rules(stops=True, early=True)}
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Print what each rule saves, and in how many ladders it changes the operating point."""
-    if arguments:
-        sla = Sla(**{name: float(limit) for name, limit in (line.split("=") for line in arguments[1:])})
-        folders = sorted({path.parent for path in Path(arguments[0]).rglob("requests-level-*.jsonl.gz")})
-        _report(arguments[0], [of_folder(folder) for folder in folders], sla)
-        return
     demo = _bundled("demo")
     _report("demo, 8 to 64 users, 300 requests", _simulated(demo), Sla(p99_ttft_ms=150, p99_tpot_ms=16))
     poisson = demo.model_dump() | {"arrival": {"kind": "poisson"}, "levels": RATES, "requests_per_level": 500}
@@ -117,26 +108,26 @@ class _Sight:
             return full, max(record.end_s for record in full.records)
         return cut(full, early_s, rules), early_s
 
-    def point(self, run: LevelRun, number: int, until_s: float) -> LoadPoint:
-        """The load point, with the tokens that the engine had counted at the end of the look."""
-        full, level = self.recorded.looks[number], self.recorded.level.number
-        tokens = sum(time_s <= until_s for record in full.records for time_s in record.token_times_s)
+    def point(self, run: LevelRun, *ends_s: float) -> LoadPoint:
+        """The load point, with the tokens that the engine had counted at the end of each look."""
+        looks, level = zip(self.recorded.looks, ends_s, strict=False), self.recorded.level.number
+        tokens = sum(at_s <= end_s for look, end_s in looks for record in look.records for at_s in record.token_times_s)
         counted = {"generation_tokens": float(tokens)}
         load = self.recorded.load
         return load_point(run, level=level, load=load, devices=1, seed=0, sla=self.sla, engine_counters=counted)
 
 
 def _judged(sight: _Sight, climb: Climb) -> LoadPoint:
-    run, spent_s = sight.look(0)
-    climb.load_s += spent_s
-    point = sight.point(run, 0, spent_s)
+    run, first_s = sight.look(0)
+    climb.load_s += first_s
+    point = sight.point(run, first_s)
     if point.feasible or clearly_violates(point, sight.sla) or len(sight.recorded.looks) == 1:
         return point
     if sight.early and out_of_reach(sight.sla, run, sight.recorded.looks[1].planned):
         return point
-    second, spent_s = sight.look(1, first=run)
-    climb.load_s += spent_s
-    return sight.point(joined(run, second), 1, spent_s)
+    second, second_s = sight.look(1, first=run)
+    climb.load_s += second_s
+    return sight.point(joined(run, second), first_s, second_s)
 
 
 def cut(full: LevelRun, at_s: float, rules: tuple[Hopeless, ...]) -> LevelRun:
@@ -153,25 +144,6 @@ def _cut_record(record: RequestRecord, at_s: float, rules: tuple[Hopeless, ...])
     if not any(ages_s[rule.metric] >= rule.limit_s for rule in rules):
         return None
     return dataclasses.replace(record, token_times_s=times_s, end_s=at_s, error="ended early", unfinished=True)
-
-
-def of_folder(folder: Path) -> list[Recorded]:
-    """The recorded levels of one launch, by their numbers; levels that had been ended early are left out."""
-    looks: dict[int, list[LevelRun]] = {}
-    for path in sorted(folder.glob("requests-level-*.jsonl.gz"), key=lambda path: len(path.name)):
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            records = tuple(_record(json.loads(line)) for line in file)
-        if not any(record.unfinished for record in records):
-            run = LevelRun(records, planned=len(records))
-            looks.setdefault(int(path.name.split("-")[2]), []).append(run)
-    return [
-        Recorded(Level(number, number + 1.0, 0), Load(kind="request_rate", value=number + 1.0), tuple(runs))
-        for number, runs in sorted(looks.items())
-    ]
-
-
-def _record(fields: dict[str, object]) -> RequestRecord:
-    return RequestRecord(**{**fields, "token_times_s": tuple(fields["token_times_s"])})  # type: ignore[arg-type]
 
 
 def _simulated(workload: Workload) -> list[list[Recorded]]:
@@ -227,4 +199,4 @@ def _operating(climb: Climb) -> tuple[int, float] | None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -14,7 +14,6 @@ from autotune.loadgen import EngineStalled
 from autotune.loading import find, load
 from autotune.model_card import read_model
 from autotune.report.serving import serving_document, serving_table
-from autotune.results import LoadPoint
 from autotune.spec import Sla
 from autotune.trial import Control
 from autotune.trial.endpoint import climb_endpoint, find_target, local_folder
@@ -22,6 +21,8 @@ from autotune.trial.request import Course, Stage
 from autotune.workload import Workload, given_levels, with_data_file
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+# Without an SLA every level is measured, as long as half of the requests are answered: higher ones serve nobody.
+NO_PROMISE = Sla.model_validate({"p50_e2el_ms": 1e15, "error_rate": 1.0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,19 @@ class Asked:
 def bench(asked: Asked, *, as_json: bool) -> int:
     """Measure every level of the workload, up to the first that violates the SLA where one is given.
 
+    Without an SLA a level of which more than half the requests fail is the last one.
+
     Returns the exit code: 1 when no request at all was answered.
     """
-    workload, sla = _workload(asked), None if not asked.sla else _sla(asked.sla)
+    workload, sla = _workload(asked), _sla(asked.sla) if asked.sla else None
+    _check_empty(asked.records)
     target = find_target(asked.url, model=asked.model, api_key=os.environ.get(KEY_VARIABLE, ""))
     model = read_model(local_folder(target, asked.tokenizer))
     with tempfile.TemporaryDirectory(prefix="autotune-bench-") as scratch:
         course = Course(
             name=target.server.base_url,
             workload=workload,
-            sla=sla or _patience(workload),
+            sla=sla or NO_PROMISE,
             levels=given_levels(workload),
             seed=asked.seed,
             devices=asked.devices,
@@ -64,7 +68,11 @@ def bench(asked: Asked, *, as_json: bool) -> int:
             points = climb_endpoint(course, target, _Told())
         except EngineStalled as stalled:
             raise EnvironmentProblem(f"{target.server.base_url}: {stalled}") from stalled
-    print(json.dumps([serving_document(point) for point in points], indent=2) if as_json else _tables(points))
+    is_judged = sla is not None
+    if as_json:
+        print(json.dumps([serving_document(point, is_judged=is_judged) for point in points], indent=2))
+    else:
+        print("\n\n".join(serving_table(point, is_judged=is_judged) for point in points))
     return 0 if any(point.completed for point in points) else 1
 
 
@@ -91,10 +99,7 @@ def _sla(lines: Sequence[str]) -> Sla:
     return load("{}", Sla, source="--sla", overrides=lines)
 
 
-def _patience(workload: Workload) -> Sla:
-    """The promise that every workload implies: an answer within the time-out."""
-    return Sla.model_validate({"p99_e2el_ms": workload.request_timeout_s * 1e3})
-
-
-def _tables(points: Sequence[LoadPoint]) -> str:
-    return "\n\n".join(serving_table(point) for point in points)
+def _check_empty(records: Path | None) -> None:
+    """Records of another measurement must not be mixed with this one's."""
+    if records is not None and records.exists() and (not records.is_dir() or any(records.iterdir())):
+        raise InputError(f"--records {records}: is no empty folder; name a new one")

@@ -8,8 +8,19 @@ from pathlib import Path
 from autotune.errors import InputError, NotFound
 from autotune.export import ExportSource
 from autotune.report.rows import baseline_point, baseline_trial
-from autotune.results import Attribution, Confirmation, FrontPoint, Job, JobResult, LoadPoint, Measured, Trial
-from autotune.selection import choose, parse_policy
+from autotune.results import (
+    Attribution,
+    Comparison,
+    Confirmation,
+    FrontPoint,
+    Job,
+    JobResult,
+    LoadPoint,
+    Measured,
+    Recommendation,
+    Trial,
+)
+from autotune.selection import Pick, choose, parse_policy
 from autotune.settings import Settings
 from autotune.spec import JobSpec
 
@@ -64,7 +75,7 @@ def source_of(
         baseline=base if base is not None and base.feasible else None,
         baseline_confirmation=_confirmation(result, first.number) if first and confirmation else None,
         confirmation=confirmation,
-        comparison=result.recommendation.versus_baseline if number == result.recommendation.trial else None,
+        comparison=_comparison(result, number, point),
         attribution=_attribution(result, number),
         front=result.front,
         trials=trials,
@@ -78,10 +89,22 @@ def _chosen(result: JobResult, trials: tuple[Trial, ...], select: str) -> tuple[
         choice = result.recommendation
         return None if choice.trial is None or choice.level is None else (choice.trial, choice.level)
     policy = parse_policy(select)
+    if isinstance(policy, Pick) and _names(policy, result.recommendation):  # a reset trial is in no front
+        return _chosen(result, trials, RECOMMENDED)
     if not result.front.points:
         return None
     point: FrontPoint = choose(result.front, policy, trials)
     return point.trial, point.level
+
+
+def _names(pick: Pick, choice: Recommendation) -> bool:
+    return pick.trial == choice.trial and pick.level in (None, choice.level)
+
+
+def _comparison(result: JobResult, trial: int, point: LoadPoint) -> Comparison | None:
+    """The recommendation against the baseline; it was measured at one level and says nothing about another."""
+    choice = result.recommendation
+    return choice.versus_baseline if (trial, point.level) == (choice.trial, choice.level) else None
 
 
 def _attribution(result: JobResult, trial: int) -> Attribution | None:
@@ -97,9 +120,11 @@ def _confirmation(result: JobResult, trial: int, point: LoadPoint | None = None)
 
 
 def _point(trial: Trial, level: int) -> LoadPoint:
+    """What was measured at a level; of several runs the first that meets the SLA, or else that is valid."""
     assert trial.result is not None
     assert isinstance(trial.result.outcome, Measured)
-    return next(point for point in trial.result.outcome.points if point.level == level)
+    points = [point for point in trial.result.outcome.points if point.level == level]
+    return min(points, key=lambda point: (bool(point.invalid), not point.feasible))
 
 
 def start_line(source: ExportSource, config_file: Path, executable: Path) -> str:

@@ -14,7 +14,7 @@ from autotune.cli.exports import RECOMMENDED, result_of, source_of, start_line
 from autotune.cli.outcome import DONE, INTERRUPTED, NOTHING_MEETS_SLA, check_writable, write
 from autotune.cli.progress import progress_bar
 from autotune.cli.work import open_fleet, open_study
-from autotune.errors import InputError, JobTaken
+from autotune.errors import AutotuneError, InputError, JobTaken, StoreError
 from autotune.export import export
 from autotune.report.page import front_page
 from autotune.report.plot import front_plot_text
@@ -96,11 +96,11 @@ def _go_on(console: Console, job: Job, settings: Settings, store: Store, outputs
 
 
 def _unfinished(store: Store, context: JobContext) -> Job | None:
-    """The newest job of the same name and content that nobody runs and that has not succeeded."""
+    """The newest job of the same name and content, when nobody runs it and it or its explanation has not ended."""
     for job in store.jobs():
         if _content(job) == _content(context.job):
-            is_open = job.status is not JobStatus.SUCCEEDED and runner(store, job.id) is None
-            return job if is_open else None
+            is_open = job.status is not JobStatus.SUCCEEDED or is_unfinished(job, store.trials(job.id))
+            return job if is_open and runner(store, job.id) is None else None
     return None
 
 
@@ -127,11 +127,12 @@ def _work(console: Console, context: JobContext, settings: Settings, store: Stor
     console.print(_introduction(context), highlight=False)
     try:
         with progress_bar(console) as observe:
-            job = _tune(context, settings, store, observe)
+            _tune(context, settings, store, observe)
     except (JobCancelled, KeyboardInterrupt):
         if context.job.id not in {job.id for job in store.jobs()}:
             return INTERRUPTED  # before anything was launched
         if store.job(context.job.id).status is JobStatus.SUCCEEDED:
+            _show_stored(console, context, store, outputs)
             print_stopped(console, context.job.id)
             return INTERRUPTED
         console.print(
@@ -141,10 +142,21 @@ def _work(console: Console, context: JobContext, settings: Settings, store: Stor
             soft_wrap=True,
         )
         return INTERRUPTED
-    return _show(console, context, job, store.trials(job.id), outputs)
+    except StoreError:  # there is nothing to read the result from
+        raise
+    except AutotuneError:
+        jobs = {job.id: job for job in store.jobs()}
+        if context.job.id in jobs and jobs[context.job.id].status is JobStatus.SUCCEEDED:
+            _show_stored(console, context, store, outputs)  # only its explanation has failed
+        raise
+    return _show_stored(console, context, store, outputs)
 
 
-def _tune(context: JobContext, settings: Settings, store: Store, observe: Observer) -> Job:
+def _show_stored(console: Console, context: JobContext, store: Store, outputs: Outputs) -> int:
+    return _show(console, context, store.job(context.job.id), store.trials(context.job.id), outputs)
+
+
+def _tune(context: JobContext, settings: Settings, store: Store, observe: Observer) -> None:
     with open_fleet(context, settings) as fleet:
         fleet.check_fits(context.baseline.devices)
         if context.job.status is JobStatus.QUEUED:
@@ -156,7 +168,7 @@ def _tune(context: JobContext, settings: Settings, store: Store, observe: Observ
             study.describe(
                 note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload)
             )
-            return run_job(context, Books(store, lease, study), fleet, observe)
+            run_job(context, Books(store, lease, study), fleet, observe)
 
 
 def _introduction(context: JobContext) -> str:

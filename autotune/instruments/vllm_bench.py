@@ -36,6 +36,7 @@ class Result(BaseModel):
     ttfts: list[float]
     itls: list[list[float]]
     errors: list[str]
+    duration: float
 
 
 def arguments(plan: LevelPlan, client: Client, folder: Path) -> list[str]:
@@ -102,7 +103,7 @@ def _record(plan: LevelPlan, result: Result, index: int, start_s: float) -> Requ
         scheduled_s=request.offset_s if plan.is_open_loop else sent_s,
         sent_s=sent_s,
         token_times_s=tuple(times_s) if result.ttfts[index] else (),
-        end_s=last_s,
+        end_s=max(last_s, result.duration) if failed else last_s,  # when a failed one ended is not told
         input_tokens=result.input_lens[index],
         output_tokens=result.output_lens[index],
         requested_tokens=request.max_tokens,

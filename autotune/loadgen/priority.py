@@ -23,4 +23,7 @@ def on_time() -> Iterator[bool]:
     try:
         yield True
     finally:
-        os.sched_setscheduler(0, policy, parameters)
+        try:
+            os.sched_setscheduler(0, policy, parameters)
+        except OSError:  # RLIMIT_RTPRIO permits the priority, but not to take the reset on fork back
+            os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, parameters)

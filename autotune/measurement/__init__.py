@@ -4,6 +4,7 @@ from autotune.measurement.client import client_bound
 from autotune.measurement.crossing import operating_point, sla_crossing_throughput
 from autotune.measurement.drift import Drift, drift
 from autotune.measurement.early import hopeless_rules, out_of_reach
+from autotune.measurement.engine_figures import pooled_figures
 from autotune.measurement.ladder import Doubling, Given, next_load
 from autotune.measurement.percentiles import fewest_samples, lower_rank, nearest_rank, quantile, upper_rank
 from autotune.measurement.point import PERCENTILES, joined, load_point
@@ -29,6 +30,7 @@ __all__ = [
     "next_load",
     "operating_point",
     "out_of_reach",
+    "pooled_figures",
     "quantile",
     "sla_crossing_throughput",
     "upper_rank",

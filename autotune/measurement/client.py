@@ -16,17 +16,18 @@ _ADVICE = (
 )
 
 
-def client_bound(lag_ms: float, client: ClientUse, duration_s: float, sla: Sla) -> str:
+def client_bound(lag_ms: float, client: ClientUse, duration_s: float, sla: Sla, *, aborted: bool = False) -> str:
     """Why a level says nothing about the engine, with advice; empty: the client kept up.
 
     `lag_ms` is the P99 of the time from when a request could be sent until it was. The lag and the pause of the event
     loop are errors of every latency, so they are judged by the tightest limit they blur. CPU time and pauses tell of
-    levels of at least 3 s.
+    levels of at least 3 s, and of those that were ended early (`aborted`), however short: it may be the client that
+    made their requests late.
     """
     limit_ms = blur_limit_ms(sla)
     if lag_ms > limit_ms:
         return f"1 in 100 requests was sent {lag_ms:.0f} ms late or later ({limit_ms:.0f} ms are borne). {_ADVICE}."
-    if duration_s < SHORTEST_S:
+    if duration_s < SHORTEST_S and not aborted:
         return ""
     if client.cpu_share > BUSY_SHARE:
         return f"the load generator used {client.cpu_share:.0%} of its core. {_ADVICE}."

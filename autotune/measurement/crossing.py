@@ -23,7 +23,7 @@ def sla_crossing_throughput(points: Iterable[LoadPoint]) -> float:
         raise ValueError("an SLA crossing needs at least one valid load point")
     good = [index for index, point in enumerate(ladder) if point.feasible]
     if not good:
-        return ladder[0].output_throughput_per_device
+        return _tokens_per_s(ladder[0]) / ladder[0].devices
     best = max(ladder[index].output_throughput_per_device for index in good)
     if good[-1] + 1 == len(ladder):
         return best

@@ -27,21 +27,33 @@ class Drift:
 
 
 def drift(records: Sequence[RequestRecord], *, users: int = 0) -> Drift:
-    """Compare the halves of a level in the order of its plan; pooled runs are halved each by itself.
+    """Compare the halves of a level by scheduled time; pooled runs are halved each by itself.
+
+    Records are in the plan's order, run after run.
 
     Not steady is a TTFT that grows both by much and beyond chance: a queue that builds up, so that a longer level would
     show worse figures. Neighbours wait in the same queue and are no independent samples, so chance is judged by the
     medians of 20 blocks (batch means: Law, Simulation Modeling and Analysis, sec. 9.5.3) with the test of Mann and
-    Whitney (1947). The first `users` requests of a closed loop are left out: all of them come at once.
+    Whitney (1947). The `users` earliest requests of a closed loop are left out: all of them come at once.
     """
-    counted = [(record.index - users, samples_ms(record, "ttft")[0]) for record in records if record.index >= users]
-    if len(counted) < BLOCKS * FEWEST_PER_BLOCK:
+    runs = [sorted(run, key=lambda record: record.scheduled_s)[users:] for run in _runs(records)]
+    if sum(map(len, runs)) < BLOCKS * FEWEST_PER_BLOCK:
         return Drift(None, steady=True)
-    length = max(index for index, _ in counted) + 1
     blocks: list[list[float]] = [[] for _ in range(BLOCKS)]
-    for index, ttft_ms in counted:
-        blocks[index * BLOCKS // length].append(ttft_ms)
+    for run in runs:
+        for position, record in enumerate(run):
+            blocks[position * BLOCKS // len(run)].append(samples_ms(record, "ttft")[0])
     return _between(blocks[: BLOCKS // 2], blocks[BLOCKS // 2 :])
+
+
+def _runs(records: Iterable[RequestRecord]) -> list[list[RequestRecord]]:
+    """Pooled records by run: each starts over at a lower index."""
+    runs: list[list[RequestRecord]] = []
+    for record in records:
+        if not runs or record.index <= runs[-1][-1].index:
+            runs.append([])
+        runs[-1].append(record)
+    return runs
 
 
 def _between(first: Sequence[list[float]], second: Sequence[list[float]]) -> Drift:

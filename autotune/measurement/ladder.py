@@ -69,10 +69,11 @@ def _saturated(good: Sequence[LoadPoint]) -> bool:
 
 
 def _between(good: float, bad: float, ladder: Doubling) -> float | None:
-    """The geometric middle, as latency depends on the utilization, a ratio; None when the gap is small enough."""
+    """The geometric middle, as utilization is a ratio; None when the gap is small enough, or holds no readable load."""
     if bad <= good * (1 + ladder.resolution) * (1 + 1e-9) or (ladder.whole and bad - good <= 1):
         return None
     middle = math.sqrt(good * bad)
     if ladder.whole:
         return float(min(max(round(middle), good + 1), bad - 1))
-    return float(f"{middle:.4g}")  # readable, and far finer than any resolution that can be measured
+    readable = float(f"{middle:.4g}")  # far finer than any resolution that can be measured
+    return readable if good < readable < bad else None

@@ -18,13 +18,17 @@ PER_REQUEST = ("ttft", "tpot", "e2el")  # metrics with one value per request; it
 
 
 def latency(
-    records: Sequence[RequestRecord], metric: str, percentiles: Sequence[float], confidence: float = CONFIDENCE
+    records: Sequence[RequestRecord],
+    metric: str,
+    percentiles: Sequence[float],
+    confidence: float = CONFIDENCE,
+    late_ms: float = 0.0,
 ) -> Latency:
     """One of ttft, tpot, itl and e2el over all requests, the failed ones as infinite, in ms.
 
-    The bounds of itl treat gaps as independent; gaps of one request are not quite.
+    `late_ms` as in `samples_ms`. The bounds of itl treat gaps as independent; gaps of one request are not quite.
     """
-    samples = ascending(value for record in records for value in samples_ms(record, metric))
+    samples = ascending(value for record in records for value in samples_ms(record, metric, late_ms))
     successes = [v for r in records if r.error is None for v in samples_ms(r, metric)]
     return Latency(
         count=len(samples),
@@ -33,14 +37,15 @@ def latency(
     )
 
 
-def samples_ms(record: RequestRecord, metric: str) -> list[float]:
+def samples_ms(record: RequestRecord, metric: str, late_ms: float = 0.0) -> list[float]:
     """The values of one request; a failed one is infinite wherever a successful one would have had a value.
 
-    One that was under way, and late already, when its level was ended early has told less: how long it took until
-    the first token and the end is at least beyond the limit, but nothing is known of the time between its tokens.
+    One that was under way when its level was ended early has told less. It is infinite in ttft or e2el when it waited
+    longer than `late_ms`, the tightest limit of that metric; else it may still have been in time and has no value. Of
+    the time between its tokens only the gaps seen are known.
     """
     if record.unfinished:
-        return _of_unfinished(record, metric)
+        return _of_unfinished(record, metric, late_ms)
     if metric == "itl":
         gaps = _gaps_ms(record)
         missing = 0 if record.error is None else max(0, record.requested_tokens - 1 - len(gaps))
@@ -58,11 +63,11 @@ def ascending(values_ms: Iterable[float]) -> NDArray[np.float64]:
     return np.sort(np.fromiter(values_ms, dtype=np.float64))
 
 
-def _of_unfinished(record: RequestRecord, metric: str) -> list[float]:
+def _of_unfinished(record: RequestRecord, metric: str, late_ms: float) -> list[float]:
     if metric == "ttft" and record.token_times_s:
         return [(record.token_times_s[0] - record.scheduled_s) * 1e3]
     if metric in ("ttft", "e2el"):
-        return [math.inf]
+        return [math.inf] if (record.end_s - record.scheduled_s) * 1e3 > late_ms else []
     return _gaps_ms(record) if metric == "itl" else []
 
 

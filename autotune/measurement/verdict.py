@@ -17,10 +17,12 @@ def violations(point: LoadPoint, sla: Sla) -> dict[str, float]:
 
     A value up to 0 is met. Latency lines: log(value / limit), infinite values at the upper end; the error rate:
     (share - limit) / max(limit, 0.01). All are clipped to -1 … 1.5. Where the SLA has a confidence, the value is the
-    upper bound, which the point must have been measured with; one that does not exist counts as infinite.
+    upper bound, which the point must have been measured with; one that does not exist counts as infinite. A metric
+    without any sample is met, as answers of one token have no tpot; but in a level that was ended early it is not
+    known, and at the upper end.
     Raises KeyError when the point was measured without a percentile the SLA names.
     """
-    result = {line.name: _overshoot(getattr(point, line.metric), line, sla) for line in sla.latency_limits}
+    result = {line.name: _overshoot(point, line, sla) for line in sla.latency_limits}
     share = point.failed / max(1, point.completed + point.failed)
     return result | {"error_rate": _clip((share - sla.error_rate) / max(sla.error_rate, ERROR_RATE_SCALE))}
 
@@ -35,9 +37,10 @@ def clearly_violates(point: LoadPoint, sla: Sla) -> bool:
     return any(_lower_ms(getattr(point, line.metric), line, sla) > line.limit_ms for line in sla.latency_limits)
 
 
-def _overshoot(metric: Latency, line: LatencyLimit, sla: Sla) -> float:
+def _overshoot(point: LoadPoint, line: LatencyLimit, sla: Sla) -> float:
+    metric: Latency = getattr(point, line.metric)
     if metric.count == 0:  # one-token answers have no tpot: nothing can be late
-        return VIOLATION_RANGE[0]
+        return VIOLATION_RANGE[1 if point.aborted else 0]
     found = metric.at(line.percent)
     value_ms = found.value_ms if sla.confidence is None else found.upper_ms
     if value_ms is None:

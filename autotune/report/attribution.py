@@ -9,11 +9,12 @@ from autotune.results import AblationStep, Attribution, Difference
 
 def attribution_table(found: Attribution) -> Table:
     """One row per step of the path, in the order in which the knobs were changed, and the total below."""
+    is_clear = found.total_tok_s.value > 0 and not found.total_tok_s.contains_zero
     table = Table(header_style="bold", show_footer=True)
     table.add_column("knob", footer="all")
     table.add_column("baseline → winner", footer=f"trial {found.winner}")
     table.add_column("tok/s per device", justify="right", footer=_signed(found.total_tok_s.value))
-    table.add_column("share", justify="right", footer="100 %" if found.total_tok_s.value > 0 else "–")
+    table.add_column("share", justify="right", footer="100 %" if is_clear else "–")
     table.add_column("95 % interval", justify="right", footer=interval_text(found.total_tok_s))
     table.add_column("verdict")
     for step in found.steps:

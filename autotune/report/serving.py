@@ -14,13 +14,16 @@ _HEADERS = {
 }
 
 
-def serving_table(point: LoadPoint) -> str:
-    """The table of `vllm bench serve` for one load level; latencies in ms."""
-    return "\n".join(_lines(point))
+def serving_table(point: LoadPoint, *, is_judged: bool = True) -> str:
+    """The table of `vllm bench serve` for one load level; latencies in ms. Without an SLA there is no goodput."""
+    return "\n".join(_lines(point, is_judged=is_judged))
 
 
-def serving_document(point: LoadPoint) -> dict[str, Any]:
-    """The fields of `vllm bench serve --save-result`, spelled as there, and ours beside them. JSON values only."""
+def serving_document(point: LoadPoint, *, is_judged: bool = True) -> dict[str, Any]:
+    """The fields of `vllm bench serve --save-result`, spelled as there, and ours beside them. JSON values only.
+
+    What only an SLA gives a meaning is None without one (`is_judged` false).
+    """
     latencies = {
         key: value for metric in _HEADERS for key, value in _latency_fields(metric, getattr(point, metric)).items()
     }
@@ -32,23 +35,23 @@ def serving_document(point: LoadPoint) -> dict[str, Any]:
         "total_input_tokens": _input_tokens(point),
         "total_output_tokens": _output_tokens(point),
         "request_throughput": point.request_throughput,
-        "request_goodput": point.request_goodput,
+        "request_goodput": point.request_goodput if is_judged else None,
         "output_throughput": point.output_throughput,
         "total_token_throughput": point.total_token_throughput,
         **latencies,
         "client_lag_ms": point.client_lag_ms,
         "client_cpu_share": point.client_cpu_share,
         "invalid": point.invalid or None,
-        "steady": point.steady,
+        "steady": point.steady if point.drift is not None or not point.steady else None,
         "unfinished": point.unfinished,
-        "feasible": point.feasible,
-        "violations": point.violations,
+        "feasible": point.feasible if is_judged else None,
+        "violations": point.violations if is_judged else None,
         "engine": point.engine,
         "bottleneck": point.bottleneck and point.bottleneck.model_dump(mode="json"),
     }
 
 
-def _lines(point: LoadPoint) -> Iterator[str]:
+def _lines(point: LoadPoint, *, is_judged: bool) -> Iterator[str]:
     yield f"{' Serving Benchmark Result ':=^{_WIDTH}}"
     yield _row("Load:", str(point.load))
     yield _row("Successful requests:", str(point.completed))
@@ -59,7 +62,8 @@ def _lines(point: LoadPoint) -> Iterator[str]:
     yield _row("Total input tokens:", str(_input_tokens(point)))
     yield _row("Total generated tokens:", str(_output_tokens(point)))
     yield _row("Request throughput (req/s):", f"{point.request_throughput:.2f}")
-    yield _row("Request goodput (req/s):", f"{point.request_goodput:.2f}")
+    if is_judged:
+        yield _row("Request goodput (req/s):", f"{point.request_goodput:.2f}")
     yield _row("Output token throughput (tok/s):", f"{point.output_throughput:.2f}")
     yield _row("Total token throughput (tok/s):", f"{point.total_token_throughput:.2f}")
     for metric, (name, title) in _HEADERS.items():
@@ -68,18 +72,18 @@ def _lines(point: LoadPoint) -> Iterator[str]:
     yield f"{' Can it be believed ':-^{_WIDTH}}"
     yield _row("P99 client lag (ms):", f"{point.client_lag_ms:.2f}")
     yield _row("Client CPU (share of a core):", f"{point.client_cpu_share:.2f}")
-    yield _row("Steady state:", "yes" if point.steady else f"no: the second half is {point.drift or 0:.2f}x the first")
+    yield _row("Steady state:", _steady(point))
     if point.invalid:
         yield f"INVALID: {point.invalid}"
     yield "=" * _WIDTH
 
 
 def _latency_lines(name: str, latency: Latency) -> Iterator[str]:
-    yield _row(f"Mean {name} (ms):", _number(latency.mean_ms))
+    yield _row(f"Mean {name} (ms):", _known(latency.mean_ms))
     for found in latency.quantiles:
         label = "Median" if found.percent == 50 else f"P{found.percent:g}"
-        bounds = f"[{_number(found.lower_ms)}, {_number(found.upper_ms)}]"
-        yield _row(f"{label} {name} (ms):", f"{_number(found.value_ms):<10} {bounds}")
+        value = _known(found.value_ms) if latency.count == 0 or found.value_ms is not None else "never"
+        yield _row(f"{label} {name} (ms):", f"{value:<10} [{_known(found.lower_ms)}, {_known(found.upper_ms)}]")
 
 
 def _latency_fields(metric: str, latency: Latency) -> dict[str, float | None]:
@@ -96,8 +100,15 @@ def _row(label: str, value: str) -> str:
     return f"{label:<40} {value}"
 
 
-def _number(value_ms: float | None) -> str:
-    return "never" if value_ms is None else f"{value_ms:.2f}"
+def _known(value_ms: float | None) -> str:
+    return "-" if value_ms is None else f"{value_ms:.2f}"
+
+
+def _steady(point: LoadPoint) -> str:
+    if point.steady:
+        return "yes" if point.drift is not None else "not judged"
+    times = "longer without end" if point.drift is None else f"{point.drift:.2f}x the first"
+    return f"no: the TTFT of the second half is {times}"
 
 
 def _input_tokens(point: LoadPoint) -> int:

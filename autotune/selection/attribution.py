@@ -94,6 +94,7 @@ def attribute(path: Path, figures: Figures, changes: Mapping[str, KnobChange], *
     if len(figures) != len(path.stations):
         raise ValueError(f"{len(path.stations)} stations need as many rows of figures, not {len(figures)}")
     total = paired_difference(figures[-1], figures[0])
+    is_shared = total.value > 0 and not total.contains_zero  # parts of what may be nothing are no figures
     means = [sum(row) / len(row) for row in figures]
     floor = INERT * (means[0] or means[-1])
     steps = []
@@ -103,7 +104,7 @@ def attribute(path: Path, figures: Figures, changes: Mapping[str, KnobChange], *
             AblationStep(
                 changes=tuple(changes[name] for name in names),
                 gain_tok_s=gain,
-                share=gain.value / total.value if total.value > 0 else None,
+                share=gain.value / total.value if is_shared else None,
                 verdict=_verdict(gain, floor) if any(before) or any(after) else "unclear",
             )
         )

@@ -15,7 +15,7 @@ from autotune.loadgen import Endpoint, Pulse, measure
 from autotune.results import LoadPoint
 from autotune.trial.ladder import Site, climb
 from autotune.trial.request import Control, Course
-from autotune.trial.window import EngineWindow, Sources
+from autotune.trial.window import EngineWindow, Sources, idle
 from autotune.workload import LevelPlan
 
 ASK_TIMEOUT_S = 10.0
@@ -67,6 +67,7 @@ def climb_endpoint(course: Course, target: Target, control: Control) -> list[Loa
         send=send,
         gone=lambda: False,
         window=lambda: EngineWindow(sources),
+        settled=lambda: idle(gauges(fetch_metrics(server))) is not False,  # some endpoints tell nothing
     )
     return climb(course, site, control)
 
@@ -89,7 +90,9 @@ def _base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"--url {url}: not an address; write it as http://HOST:PORT")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
+    if parts.path.rstrip("/") not in ("", "/v1"):
+        raise InputError(f"--url {url}: an endpoint below a path is not supported; write it as http://HOST:PORT")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _served(body: str) -> dict[str, str]:

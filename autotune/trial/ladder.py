@@ -1,6 +1,7 @@
 """The load ladder of one launch: warm up, climb the given levels or look for the limit, end hopeless levels early."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from autotune.measurement import (
     load_point,
     next_load,
     out_of_reach,
+    pooled_figures,
 )
 from autotune.results import LoadPoint
 from autotune.telemetry import get_logger
@@ -42,6 +44,9 @@ AFTER_INVALID_SEED = 2_000_003
 # proposer depends on the interpolated SLA crossing, so what it hears of the upper one must be exact.
 CLOSE = 2.0
 
+# After a level that was ended early the engine still computes what its client has dropped.
+SETTLE_LOOKS = 20
+SETTLE_PAUSE_S = 0.25  # between two looks: 5 s in all, and the time that the answers take
 
 Send = Callable[[LevelPlan, LevelWatch], LevelRun]
 
@@ -61,6 +66,8 @@ class Site:
     gone: Callable[[], bool]  # whether the engine has ended
     window: Callable[[], Window]  # opened before a level; may raise Cancelled
     keep_records: bool = True  # write every request down; a simulation can simply be run again
+    settled: Callable[[], bool] = lambda: True  # whether the engine has no request any more; may raise Cancelled
+    pause: Callable[[float], None] = time.sleep  # between two looks at it (s)
 
 
 class LevelLost(Exception):
@@ -130,6 +137,7 @@ class _Ladder:
         self._course, self._site, self._control = course, site, control
         vocabulary = Vocabulary(course.model.vocab_size, course.model.special_ids)
         self._source = open_source(course.workload.dataset, vocabulary, model=course.model.path)
+        self._dropped = False  # whether the last level was ended early
 
     def warm_up(self) -> None:
         course = self._course
@@ -149,13 +157,14 @@ class _Ladder:
         """Never ended early: a confirmation's figures are shown and averaged."""
         window = self._open()
         plan = self._plan(level, seed)
-        return self._point(level, plan, self._run(level, plan), window)
+        run = self._run(level, plan)
+        return self._point(level, plan, run, window.close())
 
     def _judged(self, level: Level, seed: int, *, exact: bool) -> LoadPoint:
         sla, plan = self._course.sla, self._plan(level, seed)
         window = self._open()
         run = self._run(level, plan, hopeless_rules(sla, len(plan.requests), exact=exact))
-        point = self._point(level, plan, run, window)
+        point = self._point(level, plan, run, window.close())
         if point.feasible or point.invalid or clearly_violates(point, sla):
             return point
         again = self._plan(level, seed + SECOND_LOOK_SEED)
@@ -163,7 +172,7 @@ class _Ladder:
             return point
         window = self._open()
         second = self._run(level, again, hopeless_rules(sla, len(again.requests), exact=exact, first=run))
-        return self._point(level, plan, joined(run, second), window)
+        return self._point(level, plan, joined(run, second), pooled_figures(point.engine, window.close()))
 
     def _plan(self, level: Level, seed: int) -> LevelPlan:
         course = self._course
@@ -171,9 +180,23 @@ class _Ladder:
 
     def _open(self) -> Window:
         """Before a level: nothing is lost when a cancel ends the ladder here."""
+        self._let_settle()
         if self._control.cancelled():
             raise LevelLost
         return self._site.window()
+
+    def _let_settle(self) -> None:
+        """What is left of a level that was ended early must not slow the next one; bounded, as nobody may tell."""
+        if not self._dropped:
+            return
+        self._dropped = False
+        for _ in range(SETTLE_LOOKS):
+            if self._control.cancelled() or self._site.gone():
+                raise LevelLost
+            if self._site.settled():
+                return
+            self._site.pause(SETTLE_PAUSE_S)
+        log.warning("engine_not_settled", trial=self._course.name, waited_s=SETTLE_LOOKS * SETTLE_PAUSE_S)
 
     def _run(self, level: Level, plan: LevelPlan, hopeless: tuple[Hopeless, ...] = ()) -> LevelRun:
         course, load = self._course, str(plan.load)
@@ -182,6 +205,7 @@ class _Ladder:
         if self._site.keep_records:
             write_records(course.artifacts, level.number, plan.seed, run.records)
         failures = note_failures(course.artifacts, load, run.records)
+        self._dropped = run.aborted
         if run.aborted:
             log.info("level_ended_early", trial=course.name, level=load, decided=len(run.records))
         if failures is not None and all(record.error is not None for record in run.records):
@@ -202,7 +226,7 @@ class _Ladder:
             raise LevelLost
         return run
 
-    def _point(self, level: Level, plan: LevelPlan, run: LevelRun, window: Window) -> LoadPoint:
+    def _point(self, level: Level, plan: LevelPlan, run: LevelRun, figures: Mapping[str, float]) -> LoadPoint:
         point = load_point(
             run,
             level=level.number,
@@ -210,6 +234,6 @@ class _Ladder:
             devices=self._course.devices,
             seed=plan.seed,
             sla=self._course.sla,
-            engine_counters=window.close(),
+            engine_counters=figures,
         )
         return read(point, self._course.model, self._course.peak_tflops)

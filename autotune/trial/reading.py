@@ -28,7 +28,7 @@ def model_flops_utilization(point: LoadPoint, card: ModelCard, peak_tflops: floa
 
 
 def _counted(point: LoadPoint) -> float | None:
-    """FLOP/s of one device; per token, because the point may pool several runs and the counters span the last."""
+    """FLOP/s of one device; per token, because counters and throughputs may be of different windows."""
     flops, tokens = point.engine.get("estimated_flops_per_device"), point.engine.get("generation_tokens")
     return flops / tokens * point.output_throughput if flops and tokens else None
 

@@ -42,7 +42,7 @@ from autotune.trial.host import Cancelled, lock_folder, sockets_folder, unless_c
 from autotune.trial.instrument import tool_sender
 from autotune.trial.ladder import LevelLost, Send, Site, measure_levels
 from autotune.trial.request import Control, Grant, TrialRequest
-from autotune.trial.window import EngineWindow, Sources
+from autotune.trial.window import EngineWindow, Sources, idle
 from autotune.workload import LevelPlan
 
 log = get_logger()
@@ -199,6 +199,7 @@ class _Run:
             send=self._sender(engine, server),
             gone=lambda: engine.exited is not None,
             window=lambda: self._window(engine, server, platform),
+            settled=lambda: idle(gauges(self._ask(lambda: fetch_metrics(server)))) is True,
         )
         try:
             with self._timed("load_s"):

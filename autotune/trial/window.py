@@ -106,6 +106,13 @@ class EngineWindow:
         return found is not None
 
 
+def idle(gauges: Mapping[str, float]) -> bool | None:
+    """Whether no request runs or waits in the engine; None: its gauges do not tell."""
+    if "requests_running" not in gauges or "requests_waiting" not in gauges:
+        return None
+    return gauges["requests_running"] + gauges["requests_waiting"] == 0
+
+
 def gauge_figures(samples: Sequence[Sample]) -> dict[str, float]:
     """Means and maxima of the requests in the engine and of the KV cache's use (0-1), over the looks at a busy engine.
 

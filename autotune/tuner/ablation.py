@@ -50,6 +50,11 @@ def without(context: JobContext, winner: Trial, reset: Sequence[str]) -> Station
     return _station(context, winner, back=frozenset(reset))
 
 
+def is_as_launched(context: JobContext, winner: Trial) -> bool:
+    """Whether the winner's knobs would be launched today with the same arguments as they were."""
+    return _station(context, winner, back=frozenset()).config.hash == winner.config.hash
+
+
 def _station(context: JobContext, winner: Trial, back: frozenset[str]) -> Station:
     base = starting_point(context.space, BASELINE)
     knobs = {**base, **{name: value for name, value in winner.knobs.items() if name not in back}}

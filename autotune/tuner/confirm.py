@@ -8,8 +8,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from autotune.results import Confirmation, Latency, LoadPoint, Measured, Trial
-from autotune.selection import candidates
+from autotune.results import Confirmation, Infeasible, JobResult, Latency, LoadPoint, Measured, Trial, TrialOutcome
+from autotune.selection import candidates, pareto_front, recommend
 from autotune.spec import LatencyLimit, Sla
 from autotune.tuner.loop import Tuning
 
@@ -44,10 +44,41 @@ def confirmed(trials: Sequence[Trial], sla: Sla) -> tuple[Confirmation, ...]:
     return tuple(judge(number, points, sla) for number, points in runs if number is not None and points)
 
 
+def concluded(trials: Sequence[Trial], sla: Sla, stopped_by: str) -> JobResult:
+    """What all rows of a job come to; what did not hold or not start when it was measured again is demoted."""
+    again, searched = confirmed(trials, sla), [trial for trial in trials if trial.is_searched]
+    missed = {(c.trial, c.runs[0].level) for c in again if not c.holds}
+    broken = _broken(trials)
+    return JobResult(
+        stopped_by=stopped_by,
+        front=pareto_front(searched, demoted=frozenset(missed | _points_of(trials, broken))),
+        recommendation=recommend(searched, again, sla, broken=broken),
+        confirmations=again,
+    )
+
+
+def _broken(trials: Sequence[Trial]) -> frozenset[int]:
+    """The trials whose re-run did not even launch."""
+    failed = (t.confirms for t in trials if isinstance(_outcome(t), Infeasible))
+    return frozenset(number for number in failed if number is not None)
+
+
+def _points_of(trials: Sequence[Trial], numbers: frozenset[int]) -> set[tuple[int, int]]:
+    return {(trial.number, point.level) for trial in trials if trial.number in numbers for point in _points(trial)}
+
+
+def _points(trial: Trial) -> tuple[LoadPoint, ...]:
+    outcome = _outcome(trial)
+    return outcome.points if isinstance(outcome, Measured) else ()
+
+
+def _outcome(trial: Trial) -> TrialOutcome | None:
+    return trial.result.outcome if trial.result else None
+
+
 def valid_runs(trial: Trial) -> tuple[LoadPoint, ...]:
     """The runs of a launch in which the load generator was not the bottleneck."""
-    outcome = trial.result.outcome if trial.result else None
-    return tuple(point for point in outcome.points if not point.invalid) if isinstance(outcome, Measured) else ()
+    return tuple(point for point in _points(trial) if not point.invalid)
 
 
 def _again(tuning: Tuning, trial: Trial, planned: tuple[int, int]) -> None:

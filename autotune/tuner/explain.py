@@ -12,18 +12,30 @@ from autotune.results import (
     Attribution,
     Confirmation,
     Infeasible,
+    Interrupted,
     Job,
     JobResult,
     JobStatus,
     LoadPoint,
     Measured,
     Trial,
+    TrialOutcome,
 )
 from autotune.selection import Path, Reset, attribute, inert_knobs, recommend_reset
 from autotune.telemetry import get_logger
-from autotune.tuner.ablation import Station, ablation_path, can_run, changed_knobs, changes, figure, station, without
+from autotune.tuner.ablation import (
+    Station,
+    ablation_path,
+    can_run,
+    changed_knobs,
+    changes,
+    figure,
+    is_as_launched,
+    station,
+    without,
+)
 from autotune.tuner.budget import was_interrupted
-from autotune.tuner.confirm import confirmed, judge, valid_runs
+from autotune.tuner.confirm import concluded, confirmed, judge, valid_runs
 from autotune.tuner.context import JobContext
 from autotune.tuner.events import Observer
 from autotune.tuner.ledger import Books, Ledger
@@ -97,6 +109,7 @@ class _Way:
     path: Path
     stations: tuple[Station, ...]
     rounds: int
+    since: int  # the number of the first row that this explanation may write
 
     def done_before(self, round_: int, position: int) -> int:
         """Launches before one, for the progress bar."""
@@ -113,9 +126,16 @@ def _explained(tuning: Tuning, result: JobResult) -> JobResult:
     winner = _trial(tuning, result.recommendation.trial)
     if not changed_knobs(context, winner):
         raise InputError(f"trial {winner.number} differs from the baseline in no knob, so there is nothing to explain")
+    if not is_as_launched(context, winner):
+        raise InputError(
+            f"trial {winner.number} was launched with other arguments than the engine profile "
+            f"{context.spec.engine!r} gives today, so the path to it would change those too; bring the profile's "
+            "arguments back, or start the job anew with: autotune run"
+        )
     path = ablation_path(context, winner, tuning.searched, tuning.most_devices)
     stations = tuple(station(context, winner, changed) for changed in path.stations)
-    way = _Way(winner, path, stations, max(FEWEST_ROUNDS, context.spec.budget.confirm_runs))
+    rounds = max(FEWEST_ROUNDS, context.spec.budget.confirm_runs)
+    way = _Way(winner, path, stations, rounds, since=tuning.next_number)
     log.info("path_found", job=context.job.id, winner=winner.number, steps=path.steps)
     for round_ in range(way.rounds):
         _launch_round(tuning, way, round_)
@@ -127,16 +147,17 @@ def _launch_round(tuning: Tuning, way: _Way, round_: int) -> None:
     context, last = tuning.context, len(way.stations) - 1
     seed = context.spec.seed + ABLATION_SEED + round_
     for position, number in enumerate(range(last + 1) if round_ % 2 == 0 else range(last, -1, -1)):
-        failed = _failure(tuning, way.stations[number])
-        if failed is None:
-            row = _row(tuning, way.stations[number], _origin(number, round_))
-            turn = Turn("attribution", way.done_before(round_, position) + 1, way.planned)
-            tuning.launch_alone(row, lambda launched: ablation_request(context, launched, seed), turn)
-            failed = _failure(tuning, way.stations[number])
-        if failed is not None and number == last:
+        at = way.stations[number]
+        if _failure(tuning, at) is not None:
+            continue
+        turn = Turn("attribution", way.done_before(round_, position) + 1, way.planned)
+        row = _row(tuning, at, _origin(number, round_), since=way.since)
+        outcome = _outcome(tuning.launch_alone(row, lambda launched: ablation_request(context, launched, seed), turn))
+        if isinstance(outcome, Infeasible) and number == last:
             raise EnvironmentProblem(
-                f"trial {way.winner.number}, the recommendation, did not start again: {failed}; the machine is not "
-                f"what it was during the search, see: autotune trials {context.job.id}"
+                f"trial {way.winner.number}, the recommendation, did not start again: {outcome.evidence.cause}; the "
+                f"machine is not what it was during the search, see: autotune trials {context.job.id}, then: autotune "
+                f"explain {context.job.id}"
             )
 
 
@@ -146,10 +167,11 @@ def _attributed(tuning: Tuning, way: _Way) -> Attribution:
     kept = [number for number in range(len(way.stations)) if number not in failed or number == 0]
     told = {number: [_figure(tuning, way, number, round_) for round_ in range(way.rounds)] for number in kept}
     complete = [round_ for round_ in range(way.rounds) if all(told[number][round_] is not None for number in kept)]
-    if not complete:
+    if len(complete) < FEWEST_ROUNDS:
         raise EnvironmentProblem(
-            "in no round could every configuration be measured, so nothing can be compared; see why in: "
-            f"autotune trials {tuning.context.job.id}, then: autotune explain {tuning.context.job.id}"
+            f"every configuration was measured in {len(complete)} of {way.rounds} rounds, and fewer than "
+            f"{FEWEST_ROUNDS} show no spread; see why in: autotune trials {tuning.context.job.id}, then launch what "
+            f"failed again: autotune explain {tuning.context.job.id}"
         )
     figures = [[told[number][round_] or 0.0 for round_ in complete] for number in kept]
     path = way.path.without([number for number in failed if number])
@@ -157,11 +179,14 @@ def _attributed(tuning: Tuning, way: _Way) -> Attribution:
 
 
 def _figure(tuning: Tuning, way: _Way, number: int, round_: int) -> float | None:
-    """What a station reached in a round; a baseline that cannot run reaches nothing in any."""
+    """What a station reached in a round; a baseline that cannot run reaches nothing in any.
+
+    A launch that failed though its configuration can run tells nothing.
+    """
     if _failure(tuning, way.stations[number]) is not None:
         return 0.0
-    row = _known(tuning, way.stations[number], _origin(number, round_))
-    return figure(row) if row else None
+    row = _known(tuning, way.stations[number], _origin(number, round_), since=way.since)
+    return figure(row) if row and isinstance(_outcome(row), Measured) else None
 
 
 # The winner without its inert knobs
@@ -183,10 +208,11 @@ def _with_reset(tuning: Tuning, result: JobResult, winner: Trial, found: Attribu
     if isinstance(reset, str):
         return _result(tuning, result, found, reset)
     found = found.model_copy(update={"trial": reset.trial.number})
-    if not reset.again.holds:
-        return _result(tuning, result, found, f"without {', '.join(inert)} the SLA does not hold: they stay")
-    if not reset.keeps_up:
-        return _result(tuning, result, found, f"without {', '.join(inert)} the engine is slower: they stay")
+    if not reset.winner.holds:
+        return _demoted(tuning, result, found)
+    objection = _objection(reset)
+    if objection:
+        return _result(tuning, result, found, f"without {', '.join(inert)} {objection}: they stay")
     base = next((c for c in confirmed(tuning.trials, tuning.context.spec.sla) if _is_baseline(tuning, c)), None)
     found = found.model_copy(update={"reset": inert})
     told = f"{', '.join(inert)} reset to the engine's default: trial {reset.trial.number} is recommended instead"
@@ -195,20 +221,48 @@ def _with_reset(tuning: Tuning, result: JobResult, winner: Trial, found: Attribu
     return kept.model_copy(update={"recommendation": better, "confirmations": (*kept.confirmations, reset.again)})
 
 
+def _objection(reset: Reset) -> str:
+    """Why the winner keeps its inert knobs; empty when it need not."""
+    if not reset.again.holds:
+        return "the SLA does not hold"
+    return "" if reset.keeps_up else "the engine is slower"
+
+
+def _demoted(tuning: Tuning, result: JobResult, found: Attribution) -> JobResult:
+    """The result of a job whose winner was never confirmed, and broke the SLA when it was measured again here."""
+    told = f"trial {found.winner}, the recommendation so far, does not hold the SLA when measured again"
+    kept = concluded(tuning.trials, tuning.context.spec.sla, result.stopped_by)
+    return kept.model_copy(update={"attribution": found.model_copy(update={"outcome": told})})
+
+
 def _measured_reset(tuning: Tuning, result: JobResult, trimmed: Station, inert: tuple[str, ...]) -> Reset | str:
     """The re-runs of the winner with and without its inert knobs; or why there are none."""
     context, winner = tuning.context, _trial(tuning, result.recommendation.trial)
     point = _point(winner, result.recommendation.level)
     turn = Turn("attribution", 1, 1)
     if not _again(tuning, winner):
-        tuning.measure_again(winner, point=point, planned=(1, 2))
-    row = _row(tuning, trimmed, f"trial {winner.number} without inert knobs")
+        rerun = tuning.measure_again(winner, point=point, planned=(1, 2))
+        _check_told(tuning, rerun)
+        if not valid_runs(rerun):
+            return f"{', '.join(inert)} stay: trial {winner.number} could not be confirmed, see trial {rerun.number}"
+    row = _row(tuning, trimmed, f"trial {winner.number} without inert knobs", since=tuning.next_number)
     row = tuning.launch_alone(row, lambda launched: confirmation_request(context, launched, point), turn)
+    _check_told(tuning, row)
     runs, theirs = valid_runs(row), _again(tuning, winner)
     if theirs is None or not runs:
         return f"{', '.join(inert)} stay: their reset could not be confirmed, see trial {row.number}"
-    again = judge(row.number, runs, context.spec.sla)
-    return Reset(row, winner=theirs, again=again, level=point.level, knobs=inert)
+    again, reruns = judge(row.number, runs, context.spec.sla), confirmed(tuning.trials, context.spec.sla)
+    return Reset(row, theirs, again, level=point.level, knobs=inert, rivals=tuple(c for c in reruns if c.holds))
+
+
+def _check_told(tuning: Tuning, row: Trial) -> None:
+    """Raise EnvironmentProblem when a launch ended without a verdict: the next explanation repeats it."""
+    outcome = _outcome(row)
+    if isinstance(outcome, Interrupted):
+        raise EnvironmentProblem(
+            f"trial {row.number} was to confirm whether knobs can be reset, and ended for a reason that is not its "
+            f"configuration's: {outcome.evidence.cause} Go on with: autotune explain {tuning.context.job.id}"
+        )
 
 
 def _again(tuning: Tuning, trial: Trial) -> Confirmation | None:
@@ -220,6 +274,8 @@ def _is_baseline(tuning: Tuning, found: Confirmation) -> bool:
 
 
 def _result(tuning: Tuning, result: JobResult, found: Attribution, outcome: str) -> JobResult:
+    doubt = "no clear gain over the baseline; " if found.total_tok_s.contains_zero else ""
+    outcome = doubt + outcome
     return result.model_copy(
         update={
             "attribution": found.model_copy(update={"outcome": outcome}),
@@ -241,9 +297,9 @@ def _origin(number: int, round_: int) -> str:
     return f"ablation step {number} round {round_ + 1}"
 
 
-def _row(tuning: Tuning, at: Station, origin: str) -> Trial:
+def _row(tuning: Tuning, at: Station, origin: str, *, since: int) -> Trial:
     """The row of a launch: the one that there is, unless it told nothing, or a new one."""
-    return _known(tuning, at, origin) or Trial(
+    return _known(tuning, at, origin, since=since) or Trial(
         number=tuning.next_number,
         purpose="ablation",
         origin=origin,
@@ -253,15 +309,34 @@ def _row(tuning: Tuning, at: Station, origin: str) -> Trial:
     )
 
 
-def _known(tuning: Tuning, at: Station, origin: str) -> Trial | None:
-    alike = (t for t in tuning.trials if (t.purpose, t.origin, t.config.hash) == ("ablation", origin, at.config.hash))
+def _known(tuning: Tuning, at: Station, origin: str, *, since: int) -> Trial | None:
+    """The row of a launch that told something.
+
+    The failure of a configuration that can run was the machine's: an explanation before `since` has told nothing by it.
+    """
+    alike = [t for t in tuning.trials if (t.purpose, t.origin, t.config.hash) == ("ablation", origin, at.config.hash)]
+    if _was_measured(tuning, at):
+        alike = [t for t in alike if t.number >= since or not isinstance(_outcome(t), Infeasible)]
     return next((trial for trial in alike if not was_interrupted(trial)), None)
 
 
 def _failure(tuning: Tuning, at: Station) -> str | None:
-    """Why this very configuration cannot run, when any trial of the job has found that out: it is not tried again."""
-    outcomes = (t.result.outcome for t in tuning.trials if t.result and t.config.hash == at.config.hash)
+    """Why this very configuration cannot run: a trial of the job found that out, and none ever measured it.
+
+    It is not tried again.
+    """
+    if _was_measured(tuning, at):
+        return None
+    outcomes = (_outcome(trial) for trial in tuning.trials if trial.config.hash == at.config.hash)
     return next((outcome.evidence.cause for outcome in outcomes if isinstance(outcome, Infeasible)), None)
+
+
+def _was_measured(tuning: Tuning, at: Station) -> bool:
+    return any(isinstance(_outcome(t), Measured) for t in tuning.trials if t.config.hash == at.config.hash)
+
+
+def _outcome(trial: Trial) -> TrialOutcome | None:
+    return trial.result.outcome if trial.result else None
 
 
 def _trial(tuning: Tuning, number: int | None) -> Trial:

@@ -1,14 +1,12 @@
 """A job from wherever it stands to its stored result."""
 
 import dataclasses
-from collections.abc import Sequence
 
 from autotune.errors import AutotuneError, StoreError
-from autotune.results import ENDED, Infeasible, Job, JobResult, JobStatus, LoadPoint, Measured, Trial
-from autotune.selection import pareto_front, recommend
+from autotune.results import ENDED, Job, JobStatus
 from autotune.spec import JobSpec
 from autotune.telemetry import get_logger
-from autotune.tuner.confirm import confirm, confirmed
+from autotune.tuner.confirm import concluded, confirm
 from autotune.tuner.context import JobContext
 from autotune.tuner.events import Observer
 from autotune.tuner.explain import explain_job, nothing_to_explain
@@ -51,8 +49,9 @@ def run_job(context: JobContext, books: Books, fleet: Devices, observe: Observer
         tuning.abandon(within_s=STOP_S)
         _finish(context.spec, ledger, books, JobStatus.FAILED, "failed", f"{type(exc).__name__}: {exc}")
         raise
-    asked_to_stop = ledger.cancel_requested()  # too late for the job, in time for its explanation
     _finish(context.spec, ledger, books, JobStatus.SUCCEEDED, stopped_by)
+    # Too late for the job, in time for its explanation; none is taken from here until that claims the job.
+    asked_to_stop = books.store.cancel_requested(context.job.id)
     if context.spec.attribution and not asked_to_stop:
         _explain(context, books, fleet, observe)
     return books.store.job(context.job.id)
@@ -79,33 +78,5 @@ def close_job(job: Job, books: Books) -> None:
 
 def _finish(spec: JobSpec, ledger: Ledger, books: Books, status: JobStatus, stopped_by: str, message: str = "") -> None:
     ledger.compare_study()
-    confirmations = confirmed(ledger.trials, spec.sla)
-    missed = {(c.trial, c.runs[0].level) for c in confirmations if not c.holds}
-    result = JobResult(
-        stopped_by=stopped_by,
-        front=pareto_front(
-            ledger.searched, demoted=frozenset(missed | _points_of(ledger.trials, _broken(ledger.trials)))
-        ),
-        recommendation=recommend(ledger.searched, confirmations, spec.sla, broken=_broken(ledger.trials)),
-        confirmations=confirmations,
-    )
+    result = concluded(ledger.trials, spec.sla, stopped_by)
     books.store.finish_job(books.lease, status, result, finished_at=utc_now(), message=message)
-
-
-def _broken(trials: Sequence[Trial]) -> frozenset[int]:
-    """The trials whose re-run did not even launch."""
-    failed = (t.confirms for t in trials if isinstance(_outcome(t), Infeasible))
-    return frozenset(number for number in failed if number is not None)
-
-
-def _points_of(trials: Sequence[Trial], numbers: frozenset[int]) -> set[tuple[int, int]]:
-    return {(trial.number, point.level) for trial in trials if trial.number in numbers for point in _points(trial)}
-
-
-def _points(trial: Trial) -> tuple[LoadPoint, ...]:
-    outcome = _outcome(trial)
-    return outcome.points if isinstance(outcome, Measured) else ()
-
-
-def _outcome(trial: Trial) -> object:
-    return trial.result.outcome if trial.result else None

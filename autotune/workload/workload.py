@@ -1,5 +1,6 @@
 """A workload, as its file describes it, and its load levels."""
 
+import hashlib
 import itertools
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -22,7 +23,9 @@ class AutoLevels(Record):
     most: PositiveFloat = Field(default=65536.0, description="No level is above it.")
     resolution: Annotated[
         float,
-        Field(gt=0, le=1, description="Stop when the lowest bad level is at most so much above the highest good one."),
+        Field(
+            ge=0.01, le=1, description="Stop when the lowest bad level is at most so much above the highest good one."
+        ),
     ] = 0.1
 
     @model_validator(mode="after")
@@ -118,7 +121,8 @@ def given_levels(workload: Workload) -> tuple[Level, ...]:
 
 def found_level(number: int, value: float) -> Level:
     """A level that the ladder chose. The same load has the same trace in every trial, wherever the climb meets it."""
-    return Level(number, value, trace=_FOUND + round(value * 1000))
+    digest = hashlib.sha256(repr(float(value)).encode()).digest()
+    return Level(number, value, trace=_FOUND + int.from_bytes(digest[:6], "big"))
 
 
 def level_at(workload: Workload, number: int, value: float) -> Level:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,13 +89,40 @@ def test_json_holds_a_document_per_level_and_nothing_else_is_on_stdout(url: str)
         (4.0, 24, 384),
         (8.0, 24, 384),
     ]
-    assert all(level["feasible"] and level["p99_ttft_ms"] > 0 for level in levels)
+    assert all(level["feasible"] is None and level["p99_ttft_ms"] > 0 for level in levels)
 
 
 def test_an_sla_ends_the_climb_at_the_level_that_breaks_it(url: str):
     done = bench("--url", url, "--json", "--sla", "p99_ttft_ms=0.001")
     levels = json.loads(done.stdout)
     assert [level["feasible"] for level in levels] == [False]
+
+
+def of_lengths(url: str, lengths: str) -> "tuple[int, list[dict[str, Any]]]":
+    """Without an SLA; the engine takes requests of at most 64 tokens, 4 of them the answer."""
+    data = f"dataset={{kind: synthetic, input_tokens: {lengths}, output_tokens: {{kind: fixed, tokens: 4}}}}"
+    done = bench("--url", url, "--json", "--set", data)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_without_an_sla_every_level_is_measured_though_requests_fail(url: str):
+    code, levels = of_lengths(url, "{kind: uniform, min: 40, max: 64}")
+    assert len(levels) == 2
+    assert all(0 < level["failed"] < 12 for level in levels)
+    assert code == 0
+
+
+def test_a_level_that_serves_nobody_is_the_last_one_and_the_exit_code_says_so(url: str):
+    code, levels = of_lengths(url, "{kind: fixed, tokens: 80}")
+    assert [level["completed"] for level in levels] == [0]
+    assert code == 1
+
+
+def test_records_are_not_mixed_with_older_ones(url: str, tmp_path: Path):
+    (tmp_path / "older.txt").write_text("kept")
+    done = bench("--url", url, "--records", tmp_path)
+    assert done.returncode == 2
+    assert f"--records {tmp_path}: is no empty folder" in done.stderr
 
 
 def test_the_records_of_all_requests_are_kept_where_they_are_wanted(url: str, tmp_path: Path):
@@ -121,6 +149,7 @@ def test_a_model_that_is_not_served_is_refused_with_those_that_are(url: str):
     ("words", "message"),
     [
         (("--url", "127.0.0.1:8000"), "--url 127.0.0.1:8000: not an address; write it as http://HOST:PORT"),
+        (("--url", "http://127.0.0.1:9/llm/v1"), "an endpoint below a path is not supported"),
         (("--url", "http://127.0.0.1:9", "--sla", "p99_ttft_ms"), "--sla p99_ttft_ms: write LINE=LIMIT"),
         (("--url", "http://127.0.0.1:9", "--set", "levels=[4,2]"), "levels must ascend"),
         (("--url", "http://127.0.0.1:9", "--sla", "p99_ttf_ms=3"), "unknown SLA line"),

@@ -1,6 +1,8 @@
 """Whose effect a gain is, on a played engine whose throughput is a known function of its knobs."""
 
+import contextlib
 import dataclasses
+import io
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from autotune.cli import run
+from autotune.cli.outcome import INTERRUPTED
 from autotune.errors import EnvironmentProblem, InputError
 from autotune.results import FailureClass, Job, JobStatus, LoadPoint, Measured, Trial
 from autotune.trial import TrialRequest
+from autotune.tuner.events import Event
 from autotune.tuner.explain import explain_job, is_unfinished
 from autotune.tuner.loop import JobCancelled
 
@@ -260,12 +266,18 @@ def killed_at(number: int, engine: Script) -> Script:
     return script
 
 
+def dead(event: Event) -> None:
+    """A process that was killed does not tidy up."""
+    if event.phase == "stopping":
+        raise play.Killed
+
+
 @pytest.mark.parametrize("number", [4, 7, 12])
 def test_an_explanation_that_was_killed_goes_on_where_it_stood(number: int, home: Any, engine: Script):
     """Rows 4 to 11 are the path, row 12 the winner without its inert knob."""
     before = home.run(play.Stage(engine))
     with pytest.raises(play.Killed):
-        explain(home, play.Stage(killed_at(number, engine)))
+        explain_job(home.context, home.books(), play.Stage(killed_at(number, engine)), dead)
     assert home.job == before
     assert is_unfinished(home.job, home.trials)
     stage = play.Stage(engine)
@@ -320,9 +332,178 @@ def test_a_winner_that_does_not_start_again_is_told_at_once(home: Any, engine: S
     with pytest.raises(EnvironmentProblem, match="trial 1, the recommendation, did not start again: It failed"):
         explain(
             home,
-            play.Stage(lambda request: play.infeasible(FailureClass.OOM) if request.number == 7 else engine(request)),
+            play.Stage(failing_at(engine, 7)),
         )
     assert home.job == before
+
+
+def failing_at(engine: Script, *numbers: int, failure: FailureClass = FailureClass.OOM) -> Script:
+    def script(request: TrialRequest) -> Any:
+        if request.number not in numbers:
+            return engine(request)
+        return play.interrupted(failure) if failure is FailureClass.CANCELLED else play.infeasible(failure)
+
+    return script
+
+
+def test_a_winner_that_did_not_start_once_is_launched_again_by_the_next_explanation(home: Any, engine: Script):
+    home.run(play.Stage(engine))
+    with pytest.raises(EnvironmentProblem):
+        explain(home, play.Stage(failing_at(engine, 7)))
+    stage = play.Stage(engine)
+    assert explain(home, stage).result.attribution.total_tok_s.value == 200.0
+    assert stage.numbers == [8, 9, 10, 11, 12, 13]
+
+
+def test_a_failed_launch_of_a_baseline_that_can_run_costs_its_round_and_not_its_throughput(
+    tmp_path: Path, engine: Script
+):
+    """Rows 4 to 7 are the first of three rounds."""
+    with play.played(tmp_path, {**BUDGET, "confirm_runs": 3}, space=SPACE) as job:
+        job.run(play.Stage(engine))
+        found = explain(job, play.Stage(failing_at(engine, 4))).result.attribution
+    assert (found.rounds, found.total_tok_s.value) == (2, 200.0)
+
+
+def test_one_whole_round_is_too_few_and_the_next_explanation_mends_the_other(home: Any, engine: Script):
+    before = home.run(play.Stage(engine))
+    with pytest.raises(EnvironmentProblem, match="measured in 1 of 2 rounds"):
+        explain(home, play.Stage(failing_at(engine, 4)))
+    assert home.job == before
+    stage = play.Stage(engine)
+    assert explain(home, stage).result.attribution.rounds == 2
+    assert stage.numbers == [12, 13]
+
+
+def test_a_reset_that_was_interrupted_is_measured_by_the_next_explanation(home: Any, engine: Script):
+    before = home.run(play.Stage(engine))
+    with pytest.raises(EnvironmentProblem, match="trial 12 was to confirm whether knobs can be reset"):
+        explain(home, play.Stage(failing_at(engine, 12, failure=FailureClass.CANCELLED)))
+    assert home.job == before
+    stage = play.Stage(engine)
+    assert explain(home, stage).result.recommendation.trial == 13
+    assert stage.numbers == [13]
+
+
+def test_the_row_is_named_in_which_the_winner_did_not_start_again(tmp_path: Path, engine: Script):
+    """Without a confirmation the path is rows 2 to 9, and row 10 measures the winner again."""
+    with play.played(tmp_path, {**BUDGET, "confirm_top": 0}, space=SPACE) as job:
+        job.run(play.Stage(engine))
+        found = explain(job, play.Stage(failing_at(engine, 10))).result.attribution
+    assert found.outcome == "block_size stay: trial 1 could not be confirmed, see trial 10"
+
+
+def test_a_winner_that_breaks_the_sla_when_it_is_measured_again_is_no_longer_recommended(
+    tmp_path: Path, engine: Script, make_point: MakePoint
+):
+    def script(request: TrialRequest) -> Any:
+        late = make_point(900.0, 700.0, level=request.levels[0].number, value=request.levels[0].value)
+        return (
+            play.Play(Measured(points=(late, late), operating_level=None)) if request.number == 10 else engine(request)
+        )
+
+    with play.played(tmp_path, {**BUDGET, "confirm_top": 0}, space=SPACE) as job:
+        job.run(play.Stage(engine))
+        result = explain(job, play.Stage(script)).result
+    assert result.recommendation.trial is None
+    assert result.recommendation.reason.startswith("nothing holds the SLA when measured again; the closest was trial 1")
+    assert result.attribution.outcome.startswith("trial 1, the recommendation so far, does not hold the SLA")
+
+
+def test_a_reset_that_is_slower_is_not_excused_by_the_scatter_of_its_runs(
+    home: Any, engine: Script, make_point: MakePoint
+):
+    """The second run is 13 % slower in the mean, and the interval of the difference is wide."""
+
+    def script(request: TrialRequest) -> Any:
+        if request.number != 12:
+            return engine(request)
+        level = request.levels[0]
+        points = [
+            make_point(100.0, throughput, level=level.number, value=level.value).model_copy(update={"seed": seed})
+            for seed, throughput in zip(request.confirm_seeds, (710.0, 500.0), strict=True)
+        ]
+        return play.Play(Measured(points=tuple(points), operating_level=level.number))
+
+    home.run(play.Stage(engine))
+    result = explain(home, play.Stage(script)).result
+    assert (result.recommendation.trial, result.attribution.reset) == (1, ())
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, EnvironmentProblem])
+def test_a_run_whose_explanation_does_not_end_well_has_shown_and_written_its_result(
+    failure: type[BaseException], home: Any, engine: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """And the same files go on with that job."""
+
+    def fail() -> None:
+        raise failure("no more")
+
+    stage = play.Stage(stopping_at(6, engine, fail))
+    monkeypatch.setattr(run, "open_fleet", lambda *_: contextlib.nullcontext(stage))
+    monkeypatch.setattr(run, "open_study", lambda *_: home.study)
+    console, best = Console(file=io.StringIO(), width=200), tmp_path / "best.yaml"
+    wanted = pytest.raises(failure) if failure is EnvironmentProblem else contextlib.nullcontext()
+    job = asking(home)
+    with wanted:
+        assert run._work(console, job.context, None, home.store, run.Outputs(best, None)) == INTERRUPTED
+    assert "max-num-seqs: 64" in best.read_text()
+    shown = console.file.getvalue()
+    assert "recommendation: " in shown
+    assert shown.find("explanation stopped") > shown.find("recommendation: ") or failure is EnvironmentProblem
+    assert run._unfinished(home.store, home.context).id == home.context.job.id
+
+
+def test_a_job_that_was_explained_is_not_gone_on_with(home: Any, engine: Script):
+    home.run(play.Stage(engine))
+    explain(home, play.Stage(engine))
+    assert run._unfinished(home.store, home.context) is None
+
+
+def test_a_total_that_may_be_nothing_is_no_clear_gain(home: Any, engine: Script):
+    """In the second round, rows 8 to 11, the winner is far slower than in the first."""
+
+    def script(request: TrialRequest) -> Any:
+        played = engine(request)
+        if request.number != 8:
+            return played
+        points = [p.model_copy(update={"output_throughput": 400.0}) for p in played.outcome.points]
+        return play.Play(played.outcome.model_copy(update={"points": tuple(points)}))
+
+    home.run(play.Stage(script))
+    found = explain(home, play.Stage(script)).result.attribution
+    assert found.outcome.startswith("no clear gain over the baseline; ")
+    assert {step.share for step in found.steps} == {None}
+
+
+def test_a_profile_whose_arguments_have_changed_since_is_refused(home: Any, engine: Script):
+    home.run(play.Stage(engine))
+    profile = home.context.profile.model_copy(update={"arguments": {"swap_space": 8}})
+    job = dataclasses.replace(home, context=dataclasses.replace(home.context, profile=profile))
+    stage = play.Stage(engine)
+    with pytest.raises(InputError, match="trial 1 was launched with other arguments than the engine profile"):
+        explain(job, stage)
+    assert stage.launched == []
+
+
+def test_a_cancel_that_comes_as_the_job_ends_stops_its_explanation(home: Any, engine: Script):
+    """The last question to the job's row was answered; its end is being written."""
+    store, finish = home.store, home.store.finish_job
+
+    class Late:
+        """The job's store, but somebody cancels just before the end is written."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def finish_job(self, lease: Any, *given: Any, **named: Any) -> None:
+            store.request_cancel(lease.job_id)
+            finish(lease, *given, **named)
+
+    asked = asking(home)
+    ended = dataclasses.replace(asked, store=Late()).run(play.Stage(engine))
+    assert (ended.status, ended.result.attribution) == (JobStatus.SUCCEEDED, None)
+    assert ablations(home) == []
 
 
 # A job that asks for it

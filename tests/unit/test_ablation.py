@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from autotune.results import LoadPoint, Trial
-from autotune.tuner.ablation import ablation_path, can_run, changed_knobs, changes, figure, station, without
+from autotune.tuner.ablation import (
+    ablation_path,
+    can_run,
+    changed_knobs,
+    changes,
+    figure,
+    is_as_launched,
+    station,
+    without,
+)
 from autotune.tuner.context import JobContext
 
 TINY = runpy.run_path(str(Path(__file__).parents[1] / "data" / "tiny_job.py"))
@@ -143,3 +152,10 @@ def test_the_figure_is_what_is_served_under_the_sla(
     assert figure(make_trial(2, {}, make_point(900.0, 700.0))) == 0.0
     assert figure(make_trial(3, {}, oom=True)) == 0.0
     assert figure(make_trial(4, {})) is None
+
+
+def test_a_winner_of_other_profile_arguments_is_not_as_it_was_launched(context: JobContext, winner: Trial):
+    arguments_then = {**winner.config.arguments, "swap_space": 8}
+    then = winner.model_copy(update={"config": winner.config.model_copy(update={"arguments": arguments_then})})
+    assert is_as_launched(context, winner)
+    assert not is_as_launched(context, then)

@@ -178,3 +178,11 @@ def test_too_few_or_equal_trials_promise_the_same_of_everything():
     equal = expectation(GRID, PLACE, [Lesson({"seats": seats}, 50.0) for seats in (1, 4, 16)])
     assert two({"seats": 1}) == two({"seats": 16})
     assert equal({"seats": 1}) == equal({"seats": 16})
+
+
+def test_a_total_that_may_be_nothing_has_no_shares():
+    """In one round 100 more, in the other 10 less."""
+    change = {"seats": KnobChange(name="seats", baseline=1, winner=2)}
+    found = attribute(Path((("seats",),)), [[500.0, 500.0], [600.0, 490.0]], change, winner=1)
+    assert found.total_tok_s.value == 45.0
+    assert found.steps[0].share is None

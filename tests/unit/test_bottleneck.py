@@ -98,6 +98,17 @@ def test_a_cache_that_has_no_room_for_one_more_request_is_full():
     assert kind({**CALM, **WAITING, "requests_running_max": 3.0, "kv_cache_usage_max": 0.7}) != "kv_cache"
 
 
+def test_an_empty_cache_without_requests_is_not_full():
+    """One-token answers are finished whenever somebody looks."""
+    idle = {"requests_running_max": 0.0, "requests_running_mean": 0.0, "kv_cache_usage_max": 0.0}
+    assert kind({**CALM, **WAITING, **idle}) != "kv_cache"
+
+
+def test_preemptions_of_a_level_that_was_ended_early_are_compared_with_all_its_requests():
+    assert kind({**CALM, "preemptions": 3.0}, completed=0, unfinished=500) != "kv_cache"
+    assert kind({**CALM, "preemptions": 6.0}, completed=0, unfinished=500) == "kv_cache"
+
+
 def test_waiting_while_every_place_is_taken_is_slot_bound():
     found = read_bottleneck(point({**CALM, **WAITING, "max_num_seqs": 64.0}))
     assert found is not None
@@ -195,6 +206,18 @@ def test_missed_tokens_with_nothing_waiting_are_compute_bound():
     assert found is not None
     assert found.kind == "compute"
     assert found.evidence == "a token took 12.0 ms with 60 requests in a batch, and nothing waited"
+
+
+@pytest.mark.parametrize(
+    ("e2el_ms", "evidence"),
+    [(900.0, "a token took 12.0 ms"), (190.0, "of a mean TTFT of 100 ms, 90 ms were prefill")],
+)
+def test_a_missed_answer_time_is_read_by_its_larger_part(e2el_ms: float, evidence: str):
+    """100 ms of it are before the first token."""
+    found = read_bottleneck(point(CALM, e2el=latency(e2el_ms), **missing("p99_e2el_ms")))
+    assert found is not None
+    assert found.kind == "compute"
+    assert found.evidence.startswith(evidence)
 
 
 def test_an_sla_that_is_met_with_nothing_waiting_was_limited_by_the_load():

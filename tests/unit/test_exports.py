@@ -75,3 +75,36 @@ def test_a_level_that_was_not_measured_again_borrows_nothing_from_one_that_was(
     text = export(source, "vllm")
     assert "not confirmed by re-runs" in text
     assert "this configuration has 0.50 times its throughput" in text
+
+
+def test_the_comparison_of_the_re_runs_is_told_at_their_level_only(finished: tuple[Job, tuple[Trial, ...]]) -> None:
+    told = [source_of(*finished, select) for select in ("trial=1:1", "trial=1:0")]
+    assert [source is not None and source.comparison is not None for source in told] == [True, False]
+
+
+@pytest.fixture
+def reset(
+    finished: tuple[Job, tuple[Trial, ...]], make_trial: Callable[..., Trial], make_point: Callable[..., LoadPoint]
+) -> tuple[Job, tuple[Trial, ...]]:
+    """Trial 2 is recommended at level 1; of its three runs there the first is invalid and the second too late."""
+    job, trials = finished
+    runs = [make_point(ttft, throughput, level=1, value=8) for ttft, throughput in ((1, 1), (900, 2), (100, 3))]
+    runs[0] = runs[0].model_copy(update={"invalid": "the client was too slow"})
+    trial = make_trial(2, {"max_num_seqs": 64}, *runs).model_copy(update={"purpose": "ablation"})
+    assert job.result is not None
+    choice = job.result.recommendation.model_copy(update={"trial": 2})
+    result = job.result.model_copy(update={"recommendation": choice})
+    return job.model_copy(update={"result": result}), (*trials, trial)
+
+
+def test_of_several_runs_the_first_that_is_valid_and_feasible_is_exported(reset: tuple[Job, tuple[Trial, ...]]) -> None:
+    source = source_of(*reset, "recommended")
+    assert source is not None
+    assert source.point.output_throughput == 3
+
+
+@pytest.mark.parametrize("select", ["trial=2", "trial=2:1"])
+def test_a_recommended_reset_can_be_picked_by_its_number(select: str, reset: tuple[Job, tuple[Trial, ...]]) -> None:
+    source = source_of(*reset, select)
+    assert source is not None
+    assert source.trial.number == 2

@@ -339,10 +339,18 @@ def result(**changes: Any) -> dict[str, Any]:
         "ttfts": [0.1, 0.1],
         "itls": [[0.02, 0.02], [0.02, 0.02]],
         "errors": ["", ""],
+        "duration": 0.64,
     } | changes
 
 
 TWO = plan((0.0, 8, 3), (0.25, 8, 3))
+
+
+def test_a_request_that_failed_lasts_until_the_tools_end(tmp_path):
+    """When it failed is not told; without it the level would seem shorter, and its throughput higher."""
+    (tmp_path / "result.json").write_text(json.dumps(result(errors=["", "timed out"], ttfts=[0.1, 0.0], duration=30.0)))
+    good, failed = vllm_bench.read(TWO, tmp_path).records
+    assert (good.end_s, failed.end_s) == (pytest.approx(0.14), 30.0)
 
 
 def test_the_level_starts_when_the_most_punctual_request_says_so(tmp_path):

@@ -12,17 +12,26 @@ from hypothesis import strategies as st
 from autotune.engine_config import EngineConfig
 from autotune.level_run import ClientUse, LevelRun, LevelWatch, RequestRecord
 from autotune.loading import load
-from autotune.measurement import Doubling, Given, load_point, next_load
+from autotune.measurement import Doubling, Given, clearly_violates, load_point, next_load
 from autotune.measurement.ladder import MOST_LEVELS
 from autotune.model_card import read_model
 from autotune.results import Load, LoadKind, LoadPoint, Measured
 from autotune.settings import built_in_profiles
 from autotune.spec import Sla
 from autotune.trial import failures
-from autotune.trial.ladder import AFTER_INVALID_SEED, SECOND_LOOK_SEED, Site, measure_levels
+from autotune.trial.ladder import (
+    AFTER_INVALID_SEED,
+    SECOND_LOOK_SEED,
+    SETTLE_LOOKS,
+    SETTLE_PAUSE_S,
+    LevelLost,
+    Site,
+    measure_levels,
+)
 from autotune.trial.request import Control, TrialRequest
 from autotune.trial.virtual import run_virtual
-from autotune.workload import Level, LevelPlan, Workload, given_levels
+from autotune.trial.window import idle
+from autotune.workload import Level, LevelPlan, Workload, found_level, given_levels
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "autotune" / "demo" / "tiny-llama"
@@ -106,6 +115,25 @@ def test_a_ladder_ends_with_the_limit_between_levels_within_the_resolution(limit
         assert max(good) == 1024
     else:
         assert min(bad) <= max(good) * (1 + resolution) * 1.000001 or (whole and min(bad) - max(good) == 1)
+
+
+def test_a_ladder_ends_when_no_readable_load_lies_in_the_gap() -> None:
+    """Between 1.500 and 1.501 there are no four digits, and 1.5 was measured."""
+    loads = climbed(dataclasses.replace(AUTO, resolution=1e-6), limit=1.5004)
+    assert len(set(loads)) == len(loads)
+    assert {1.5, 1.501} <= set(loads)
+
+
+def test_no_resolution_is_finer_than_levels_can_be_told_apart() -> None:
+    with pytest.raises(ValueError, match=r"greater than or equal to 0\.01"):
+        auto_levels(resolution=0.009)
+    assert auto_levels(resolution=0.01).resolution == 0.01
+
+
+def test_loads_that_differ_a_little_have_different_requests_and_equal_loads_the_same() -> None:
+    values = [0.0001, 0.0002, 0.0004, 0.001, 1.0, 1.0001, 65536.0]
+    assert len({found_level(0, value).trace for value in values}) == len(values)
+    assert found_level(3, 5.657).trace == found_level(7, 5.657).trace == 1_000_000 + 254_008_635_157_291
 
 
 # The climb of a trial
@@ -292,10 +320,17 @@ def test_a_simulated_trial_ends_a_hopeless_level_early_with_the_same_verdict(tmp
     levels = tuple(Level(number, value, trace=number) for number, value in enumerate((20.0, 40.0, 80.0)))
     asked = request(tmp_path, config=config, levels=levels, sla=Sla(p99_ttft_ms=300))
     outcome = run_virtual(asked).outcome
+    whole = run_virtual(dataclasses.replace(asked, folder=tmp_path / "whole", levels=levels[2:], confirm_seeds=(1,)))
     assert isinstance(outcome, Measured)
+    assert isinstance(whole.outcome, Measured)
+    (complete,) = whole.outcome.points  # the same requests; a confirmation is never ended early
     low, middle, high = outcome.points
+    assert (complete.aborted, complete.completed, complete.seed) == (False, 300, high.seed)
+    assert (complete.feasible, clearly_violates(complete, asked.sla)) == (False, True)
+    assert (high.feasible, clearly_violates(high, asked.sla)) == (False, True)
+    assert high.duration_s < complete.duration_s
     assert (low.aborted, middle.aborted, high.aborted) == (False, False, True)
-    assert (high.feasible, outcome.operating_level) == (False, 1)
+    assert outcome.operating_level == 1
     assert high.unfinished > 0
     assert high.unfinished + high.completed + high.failed == 300
 
@@ -312,3 +347,82 @@ def test_a_simulated_trial_finds_its_limit(tmp_path: Path) -> None:
     assert [p.feasible for p in points] == [True] * (best + 1) + [False] * (len(points) - best - 1)
     assert points[best + 1].load.value <= 1.2 * points[best].load.value * 1.000001
     assert outcome.operating_level == best
+
+
+# After a level that was ended early
+
+
+class Ending(Played):
+    """Ends the levels above a load early, and has requests left for some looks after each of them."""
+
+    def __init__(self, limit: float, *, looks: int) -> None:
+        super().__init__(steps(limit))
+        self._limit, self._looks, self._left = limit, looks, 0
+        self.events: list[str] = []
+
+    def send(self, plan: LevelPlan, watch: LevelWatch) -> LevelRun:
+        run = super().send(plan, watch)
+        self.events.append(f"sent {plan.load.value:g}")
+        if plan.load.value <= self._limit:
+            return run
+        self._left = self._looks
+        return dataclasses.replace(run, records=run.records[:20], aborted=True)
+
+    def settled(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    def pause(self, seconds: float) -> None:
+        self.events.append(f"paused {seconds:g}")
+
+    @property
+    def site(self) -> Site:
+        return Site(send=self.send, gone=lambda: False, window=Counted, settled=self.settled, pause=self.pause)
+
+
+def test_after_a_level_that_was_ended_early_the_next_one_waits_for_an_idle_engine(tmp_path: Path) -> None:
+    """1 and 2 are good, 4 is ended early: only before 2.828 there is a wait, of three looks."""
+    ending = Ending(2.0, looks=2)
+    measure_levels(auto(tmp_path, resolution=0.5), ending.site, Control())
+    pause = f"paused {SETTLE_PAUSE_S:g}"
+    assert ending.events[1:] == ["sent 1", "sent 2", "sent 4", pause, pause, "sent 2.828"]
+
+
+def test_the_wait_for_an_idle_engine_has_an_end(tmp_path: Path) -> None:
+    ending = Ending(2.0, looks=10_000)
+    measure_levels(auto(tmp_path, resolution=0.5), ending.site, Control())
+    assert ending.events[-1] == "sent 2.828"
+    assert len(ending.events) == 5 + SETTLE_LOOKS
+
+
+def test_a_cancel_is_heard_while_the_ladder_waits_for_an_idle_engine(tmp_path: Path) -> None:
+    ending = Ending(2.0, looks=10_000)
+    control = Control()
+
+    def pause(seconds: float) -> None:
+        ending.pause(seconds)
+        control.cancel()
+
+    site = dataclasses.replace(ending.site, pause=pause)
+    with pytest.raises(LevelLost):
+        measure_levels(auto(tmp_path, resolution=0.5), site, control)
+    assert ending.events[1:] == ["sent 1", "sent 2", "sent 4", f"paused {SETTLE_PAUSE_S:g}"]
+
+
+def test_the_figures_of_a_pooled_level_are_those_of_both_windows(tmp_path: Path) -> None:
+    """Level 2 is measured twice, 700 tokens each time."""
+
+    class Tokens:
+        def close(self) -> dict[str, float]:
+            return {"generation_tokens": 700.0}
+
+    played = Played(lambda load, seed, index: 0.9 if load == 2 and seed == 1 and index < 4 else 0.1)
+    points = measure_levels(request(tmp_path), Site(played.send, lambda: False, Tokens), Control())
+    assert [p.engine["generation_tokens"] for p in points] == [700, 1400, 700, 700]
+
+
+def test_gauges_tell_whether_an_engine_is_idle() -> None:
+    assert idle({"requests_running": 0.0, "requests_waiting": 0.0}) is True
+    assert idle({"requests_running": 0.0, "requests_waiting": 1.0}) is False
+    assert idle({"requests_running": 1.0, "requests_waiting": 0.0}) is False
+    assert idle({}) is None

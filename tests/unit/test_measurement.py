@@ -15,6 +15,7 @@ from autotune.measurement import (
     load_point,
     lower_rank,
     operating_point,
+    pooled_figures,
     quantile,
     sla_crossing_throughput,
     upper_rank,
@@ -382,3 +383,32 @@ def test_the_crossing_lies_between_its_neighbours(good, bad):
     assume(bad[0] >= good[0])
     found = sla_crossing_throughput([point(1, *good), point(2, *bad)])
     assert good[0] * (1 - 1e-9) <= found <= bad[0] * (1 + 1e-9)
+
+
+def test_the_throughput_of_a_lowest_level_that_ended_early_is_what_its_engine_counted_per_device():
+    """800 tokens in 2 s on two devices."""
+    changes = {"aborted": True, "duration_s": 2.0, "devices": 2, "engine": {"generation_tokens": 800.0}}
+    assert sla_crossing_throughput([point(1, 50, 0.6).model_copy(update=changes)]) == pytest.approx(200)
+
+
+def test_the_figures_of_two_windows_are_those_of_both_together():
+    """Counters add up, means are weighted by what they count, maxima are the larger, limits stay."""
+    first = {"generation_tokens": 100.0, "queue_count": 10.0, "mean_queue_time_ms": 4.0, "samples": 1.0}
+    first |= {"requests_running_mean": 2.0, "requests_running_max": 9.0, "max_num_seqs": 16.0, "requests_waiting": 3.0}
+    second = {"generation_tokens": 300.0, "queue_count": 30.0, "mean_queue_time_ms": 8.0, "samples": 3.0}
+    second |= {"requests_running_mean": 6.0, "requests_running_max": 7.0, "max_num_seqs": 16.0, "requests_waiting": 0.0}
+    assert pooled_figures(first, second) == {
+        "generation_tokens": 400.0,
+        "queue_count": 40.0,
+        "mean_queue_time_ms": 7.0,
+        "samples": 4.0,
+        "requests_running_mean": 5.0,
+        "requests_running_max": 9.0,
+        "max_num_seqs": 16.0,
+        "requests_waiting": 0.0,
+    }
+
+
+def test_half_of_a_counter_is_no_sum():
+    """The engine did not answer in the first window."""
+    assert pooled_figures({"max_num_seqs": 16.0}, {"max_num_seqs": 16.0, "preemptions": 3.0}) == {"max_num_seqs": 16.0}

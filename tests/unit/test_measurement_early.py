@@ -167,3 +167,43 @@ def test_without_a_rule_in_force_a_level_runs_to_its_end() -> None:
     whole = level([0.1] * 500)
     assert cut(whole, hopeless_rules(SLA, 500, exact=False)) is whole
     assert math.isclose(point(whole).ttft.at(99).value_ms or 0.0, 100.0)
+
+
+def under_way(index: int, *, age_s: float, first_s: float | None = None) -> RequestRecord:
+    """A request that was scheduled at 0 and has not ended when its level is ended."""
+    times_s = () if first_s is None else (first_s,)
+    return RequestRecord(index, 0.0, 0.0, times_s, age_s, 0, 0, 2, error="ended early", unfinished=True)
+
+
+BOTH = Sla(p50_ttft_ms=200, p50_e2el_ms=2000)
+
+
+def test_an_open_request_that_is_late_at_its_first_token_only_says_nothing_of_its_end() -> None:
+    """Three are open after 0.5 s, which is in time for an end within 2 s; the one answer took 200 ms."""
+    run = LevelRun((request(0, 0.1), *(under_way(i, age_s=0.5) for i in (1, 2, 3))), planned=4, aborted=True)
+    one = point(run, BOTH)
+    assert (one.ttft.count, one.ttft.at(50).value_ms) == (4, None)
+    assert (one.e2el.count, one.e2el.at(50).value_ms) == (1, pytest.approx(200))
+    assert one.violations["p50_ttft_ms"] == 1.5
+    assert one.violations["p50_e2el_ms"] == -1.0
+
+
+def test_an_open_request_beyond_the_limit_of_its_end_is_infinite_in_it() -> None:
+    run = LevelRun((request(0, 0.1), *(under_way(i, age_s=2.1, first_s=0.1) for i in (1, 2))), planned=3, aborted=True)
+    assert point(run, BOTH).violations == {
+        "p50_ttft_ms": pytest.approx(-0.693147),
+        "p50_e2el_ms": 1.5,
+        "error_rate": -1,
+    }
+
+
+def test_a_line_of_which_nothing_was_seen_before_the_level_was_ended_is_not_met() -> None:
+    run = LevelRun(tuple(under_way(i, age_s=0.5) for i in range(4)), planned=4, aborted=True)
+    found = point(run, Sla(p50_ttft_ms=200, p50_e2el_ms=2000, p99_tpot_ms=20, p99_itl_ms=20)).violations
+    assert found == {
+        "p50_ttft_ms": 1.5,
+        "p99_tpot_ms": 1.5,
+        "p99_itl_ms": 1.5,
+        "p50_e2el_ms": 1.5,
+        "error_rate": -1.0,
+    }

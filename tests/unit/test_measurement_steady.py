@@ -166,3 +166,59 @@ def test_medians_order_the_queues_of_the_tests() -> None:
     loads = [queue(u, count=500, seed=1) for u in (0.3, 0.7, 1.3)]
     waits = [math.fsum(record.end_s for record in records) for records in loads]
     assert all(below < above for below, above in pairwise(waits))
+
+
+def sent_late(lags_s: list[float], **changes: object):
+    """The point of a level whose requests were all due at once and sent so much later."""
+    records = tuple(RequestRecord(i, 0.0, lag_s, (), 4.0, 10, 0, 1, "late") for i, lag_s in enumerate(lags_s))
+    run = LevelRun(records, **changes)  # type: ignore[arg-type]
+    return load_point(run, level=0, load=Load(kind="request_rate", value=1), devices=1, seed=0, sla=SLA)
+
+
+def test_of_a_level_that_was_ended_early_as_many_requests_may_be_sent_late_as_of_the_whole() -> None:
+    """Ten of 50 decided requests were sent 50 ms late. Of 1,000 planned ones ten may be; an eleventh may not."""
+    assert sent_late([0.05] * 10 + [0.001] * 40, planned=1000, aborted=True).client_lag_ms == pytest.approx(1.0)
+    assert sent_late([0.05] * 11 + [0.001] * 39, planned=1000, aborted=True).client_lag_ms == pytest.approx(50.0)
+    assert sent_late([0.05] * 10, planned=1000, aborted=True).client_lag_ms == 0.0
+
+
+def test_a_level_that_ran_to_its_end_is_judged_by_its_own_p99() -> None:
+    assert sent_late([0.05] * 2 + [0.001] * 98).client_lag_ms == pytest.approx(50.0)
+    assert sent_late([0.05] + [0.001] * 99).client_lag_ms == pytest.approx(1.0)
+
+
+def test_waiting_for_a_place_is_no_lag_in_pooled_runs_either() -> None:
+    """Due at 1 s, free at 3 s, sent 2 ms later, in both runs."""
+    run = LevelRun((RequestRecord(0, 1.0, 3.002, (3.1,), 3.1, 10, 1, 1, free_s=3.0),))
+    point = load_point(joined(run, run), level=0, load=Load(kind="request_rate", value=1), devices=1, seed=0, sla=SLA)
+    assert point.client_lag_ms == pytest.approx(2.0)
+
+
+def test_a_short_level_that_was_ended_early_is_judged_all_the_same() -> None:
+    """The busy client may be why its requests were late."""
+    use = ClientUse(cpu_share=0.99)
+    assert client_bound(0.0, use, 1.0, SLA, aborted=True) != ""
+    late = tuple(RequestRecord(i, 0.0, 0.0, (), 1.0, 10, 0, 1, "late", unfinished=True) for i in range(10))
+    run = LevelRun(late, client=use, planned=500, aborted=True)
+    found = load_point(run, level=0, load=Load(kind="request_rate", value=1), devices=1, seed=0, sla=SLA)
+    assert "99% of its core" in found.invalid
+
+
+def conversation(number: int, turns: list[tuple[float, float]]) -> list[RequestRecord]:
+    """Turns by due time and TTFT (s), planned one after the other."""
+    first = number * len(turns)
+    return [RequestRecord(first + i, at_s, at_s, (at_s + t,), at_s + t, 10, 1, 1) for i, (at_s, t) in enumerate(turns)]
+
+
+def test_the_requests_left_out_are_those_sent_first_not_those_planned_first() -> None:
+    """Fifty users at once, each with a second turn: 0.1 s for those of the earlier ones, then 0.3 s."""
+    of_users = [conversation(c, [(0.0, 9.0), (10.0 + c, 0.1 if c < 25 else 0.3)]) for c in range(50)]
+    assert drift([turn for turns in of_users for turn in turns], users=50).ratio == pytest.approx(3.0)
+
+
+def test_halves_are_of_time_though_a_plan_goes_by_conversation() -> None:
+    """Four long conversations side by side, all of them slow from the eleventh turn on."""
+    turns = [(float(turn), 0.1 if turn < 10 else 0.3) for turn in range(20)]
+    found = drift([turn for number in range(4) for turn in conversation(number, turns)])
+    assert found.ratio == pytest.approx(3.0)
+    assert not found.steady

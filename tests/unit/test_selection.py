@@ -27,6 +27,7 @@ from autotune.results import (
 )
 from autotune.selection import (
     Pick,
+    Reset,
     Rule,
     candidates,
     choose,
@@ -376,3 +377,19 @@ def test_when_nothing_starts_again_that_is_the_reason_and_nothing_is_recommended
     choice = recommend([trial(0, point(0, 300, 100)), trial(1, point(0, 400, 100))], [], SLA, broken={0, 1})
     assert choice.trial is None
     assert choice.reason.startswith("what met the SLA did not start again when it was to be confirmed (trials 0, 1)")
+
+
+def test_a_reset_is_measured_by_the_best_that_holds_and_by_the_one_percent_alone() -> None:
+    """989 and 991 of the best's 1000; the winner's own 980 would let both pass."""
+    slow, fast = (
+        Reset(
+            trial(4, point(0, value, 143)),
+            confirmation(1, 980.0),
+            confirmation(4, value),
+            None,
+            (),
+            rivals=(confirmation(2, 1000.0),),
+        )
+        for value in (989.0, 991.0)
+    )
+    assert (slow.keeps_up, fast.keeps_up) == (False, True)

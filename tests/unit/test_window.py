@@ -183,9 +183,16 @@ def ended() -> bool:
 
 
 def test_a_window_tells_limits_counters_and_what_was_seen():
-    engine = Engine(lambda: Utilization(0.25))
+    device_seen = threading.Event()
+
+    def seen() -> Utilization:
+        device_seen.set()
+        return Utilization(0.25)
+
+    engine = Engine(seen)
     opened = EngineWindow(engine.sources())
     assert engine.looked_twice.wait(10)
+    assert device_seen.wait(10)
     figures = opened.close()
     assert figures["max_num_seqs"] == 4.0
     assert figures["prompt_tokens"] == 10.0
