@@ -97,6 +97,11 @@ class LoadPoint(Record):
         return self.output_throughput / self.devices
 
     @property
+    def error_rate(self) -> float:
+        """The share of the decided requests that failed; 0 of a level that was ended before any was decided."""
+        return self.failed / max(1, self.failed + self.completed)
+
+    @property
     def p99_ttft_ms(self) -> float | None:
         """P99 TTFT; None when more than one request in a hundred failed."""
         return self.ttft.at(99).value_ms

@@ -23,7 +23,7 @@ def violations(point: LoadPoint, sla: Sla) -> dict[str, float]:
     Raises KeyError when the point was measured without a percentile the SLA names.
     """
     result = {line.name: _overshoot(point, line, sla) for line in sla.latency_limits}
-    share = point.failed / max(1, point.completed + point.failed)
+    share = point.error_rate
     return result | {"error_rate": _clip((share - sla.error_rate) / max(sla.error_rate, ERROR_RATE_SCALE))}
 
 

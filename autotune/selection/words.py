@@ -29,7 +29,7 @@ def miss(point: LoadPoint, sla: Sla) -> str:
     name = max(point.violations, key=lambda key: point.violations[key])
     limits = {line.name: line.limit_ms for line in sla.latency_limits}
     if name not in limits:
-        share = point.failed / max(1, point.completed + point.failed)
+        share = point.error_rate
         return f"{share:.1%} of the requests failed at {point.load}, limit {sla.error_rate:.1%}"
     value_ms = _value_ms(point, name, sla)
     told = "beyond every answer, because too many requests failed," if value_ms is None else f"{value_ms:.0f} ms"

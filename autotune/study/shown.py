@@ -87,7 +87,7 @@ def shown(row: Trial, grid: Grid, sla: Sla) -> Shown:
     limits = {names[key]: value for key, value in constraints.measured(point, sla).items()}
     attributes = _measurement(row.result, outcome)
     if point.p99_ttft_ms is None:
-        share = point.failed / (point.failed + point.completed)
+        share = point.error_rate
         attributes[FAILURE] = f"{share:.1%} of the requests failed: there is no P99 TTFT to show"
         return Shown(row, TrialState.FAIL, params, None, attributes, limits)
     values = [point.output_throughput_per_device, point.p99_ttft_ms]

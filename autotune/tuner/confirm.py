@@ -95,7 +95,7 @@ def judge(trial: int, runs: Sequence[LoadPoint], sla: Sla) -> Confirmation:
     Where the SLA has a confidence, each run's upper bound takes the percentile's place, as it does in the search.
     """
     lines = [(limit.limit_ms, [_deciding_ms(run, limit, sla) for run in runs]) for limit in sla.latency_limits]
-    errors = [run.failed / max(1, run.failed + run.completed) for run in runs]
+    errors = [run.error_rate for run in runs]
     p99s = [run.p99_ttft_ms for run in runs]
     return Confirmation(
         trial=trial,

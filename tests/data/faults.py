@@ -26,6 +26,7 @@ CLASSES = {
     "shm": ("shared memory or the disk is full", "retry", "interrupted"),
     "hw": ("a device's alarm, a device that cannot be opened", "retry", "interrupted"),
     "node": ("the actor, its node or the engine's supervisor was lost", "retry", "interrupted"),
+    "client": ("the load generator was the bottleneck, or another load client failed", "retry", "interrupted"),
     "env": ("a library or plugin is missing, no such model", "abort", "abort"),
     "defect": ("the tuner itself failed", "abort", "abort"),
     "cancelled": ("somebody asked for the end", "interrupted", "interrupted"),

@@ -190,8 +190,9 @@ def test_an_engine_that_runs_is_measured_whatever_it_answers(behaviour: Any, pla
     outcome = played.result.outcome
     assert isinstance(outcome, Measured), outcome
     (point,) = outcome.points
-    assert point.completed + point.failed in (12, 24)  # a level that is close to the limit is measured twice
-    assert point.failed >= behaviour.failed
+    # A level that is close to the limit is measured twice; one whose SLA is out of reach ends early.
+    assert point.completed + point.failed + point.unfinished in (12, 24)
+    assert point.failed >= (min(1, behaviour.failed) if point.aborted else behaviour.failed)
     assert point.feasible == behaviour.feasible
     assert ("failed-requests.txt" in played.result.artifacts) == (behaviour.failed > 0)
 

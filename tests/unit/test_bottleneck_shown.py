@@ -265,6 +265,23 @@ def test_the_front_shows_costs_only_with_a_price():
     assert "cost" not in text_of(front_table(FRONT, (trial(point()),)))
 
 
+def test_a_level_that_was_ended_before_anybody_was_served_or_failed_is_shown_too():
+    """Only requests that were late when it ended: none failed, and the study says that there is no P99."""
+    late = latency(0.0).model_copy(
+        update={"quantiles": (Quantile(percent=99, value_ms=None, lower_ms=None, upper_ms=None),)}
+    )
+    nobody = point(
+        completed=0,
+        failed=0,
+        unfinished=300,
+        aborted=True,
+        ttft=late,
+        violations={"p99_ttft_ms": 1.5, "error_rate": -1.0},
+    )
+    assert nobody.error_rate == 0.0
+    assert shown(trial(nobody), Grid(()), Sla(p99_ttft_ms=200)).values is None
+
+
 def test_the_dashboard_shows_the_reading_beside_the_values():
     found = shown(trial(point(bottleneck=SLOTS, mfu=0.38123)), Grid(()), Sla(p99_ttft_ms=200)).attributes
     assert found["bottleneck"] == "slots: all 4 places were taken. Raise max_num_seqs."
