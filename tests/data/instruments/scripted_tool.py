@@ -57,6 +57,7 @@ def results(trace: Path, *, served: bool) -> dict[str, object]:
         "input_lens": [row["input_length"] for row in rows],
         "output_lens": [row["output_length"] if served else 0 for row in rows],
         "start_times": [start_s + row["timestamp"] for row in rows],
+        "duration": 1.0,
         "ttfts": [0.05 if served else 0.0 for _ in rows],
         "itls": [[0.01] * (row["output_length"] - 1) if served else [] for row in rows],
         "errors": ["" if served else "Internal Server Error" for _ in rows],
