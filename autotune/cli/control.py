@@ -2,9 +2,9 @@
 
 import time
 
+from autotune.choice import trial_of
 from autotune.cli.console import console as open_console
 from autotune.cli.evidence import print_evidence
-from autotune.cli.exports import trial_of
 from autotune.cli.outcome import DONE, INTERRUPTED, TRIAL_FAILED
 from autotune.cli.progress import progress_bar, trial_line
 from autotune.cli.work import open_fleet, open_study

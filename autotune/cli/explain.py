@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.markup import escape
 
+from autotune.choice import result_of
 from autotune.cli.console import console as open_console
-from autotune.cli.exports import result_of
 from autotune.cli.outcome import DONE, INTERRUPTED
 from autotune.cli.progress import progress_bar
 from autotune.cli.work import open_fleet, open_study

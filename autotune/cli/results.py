@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from autotune.choice import price_of, result_of, source_of, trial_of
 from autotune.cli.console import console as open_console
 from autotune.cli.evidence import print_evidence
-from autotune.cli.exports import price_of, result_of, source_of, trial_of
 from autotune.cli.outcome import NOTHING_MEETS_SLA, check_writable, write
 from autotune.errors import EnvironmentProblem
 from autotune.export import export

@@ -1,5 +1,7 @@
 """`autotune run` and `autotune resume`: a whole job in this process, with a progress bar."""
 
+import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +10,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from autotune.choice import RECOMMENDED, result_of, source_of
 from autotune.cli.console import console as open_console
 from autotune.cli.explain import launch_explanation, print_recommendation, print_stopped
-from autotune.cli.exports import RECOMMENDED, result_of, source_of, start_line
 from autotune.cli.outcome import DONE, INTERRUPTED, NOTHING_MEETS_SLA, check_writable, write
 from autotune.cli.progress import progress_bar
 from autotune.cli.work import open_fleet, open_study
 from autotune.errors import AutotuneError, InputError, JobTaken, StoreError
-from autotune.export import export
+from autotune.export import ExportSource, export
 from autotune.report.page import front_page
 from autotune.report.plot import front_plot_text
 from autotune.report.rows import baseline_point, searched_points
@@ -202,5 +204,12 @@ def _show(console: Console, context: JobContext, job: Job, trials: tuple[Trial, 
     if outputs.best is not None:
         write(outputs.best, export(source, "vllm"))
         console.print(f"wrote {outputs.best}: the recommended configuration; start it with", markup=False)
-        console.print(start_line(source, outputs.best, context.profile.executable), markup=False, soft_wrap=True)
+        console.print(_start_line(source, outputs.best, context.profile.executable), markup=False, soft_wrap=True)
     return DONE
+
+
+def _start_line(source: ExportSource, config_file: Path, executable: Path) -> str:
+    """The shell line that starts the engine with an exported file: its environment, then `vllm serve --config`."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in sorted(source.trial.config.environment.items())]
+    here = os.path.relpath(executable) if executable.is_relative_to(Path.cwd()) else str(executable)
+    return " ".join([*variables, shlex.quote(here), "serve", "--config", shlex.quote(str(config_file))])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from autotune.cli.exports import price_of
+from autotune.choice import price_of
 from autotune.engine_config import EngineConfig
 from autotune.export import ExportSource, export
 from autotune.model_card import ModelCard

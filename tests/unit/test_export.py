@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.engine_config import EngineConfig
 from autotune.errors import InputError
-from autotune.export import FORMATS, ExportSource, export
+from autotune.export import FORMATS, ExportSource, export, file_name
 from autotune.results import Confirmation, FrontPoint, Latency, Load, LoadPoint, ParetoFront, Quantile, Trial
 from autotune.spec import Sla
 
@@ -215,3 +215,19 @@ def test_every_format_ends_with_a_line_break(format: str) -> None:
 def test_an_unknown_format_gets_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"unknown export format 'vlm'; did you mean vllm\? use one of: vllm, command"):
         export(source(), "vlm")
+
+
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [
+        ("vllm", "demo-1-trial-12.yaml"),
+        ("command", "demo-1-trial-12.sh"),
+        ("csv", "demo-1-trial-12.csv"),
+    ],
+)
+def test_the_suggested_file_name_says_job_trial_and_kind(format: str, name: str) -> None:
+    assert file_name(source(job_id="demo-1"), format) == name
+
+
+def test_a_suggested_file_name_has_plain_characters_only() -> None:
+    assert file_name(source(job_id='../"a\r\nb"'), "json") == "..-a-b--trial-12.json"

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from autotune.cli.exports import source_of
+from autotune.choice import source_of
 from autotune.export import export
 from autotune.results import Confirmation, Job, JobResult, JobStatus, LoadPoint, Trial
 from autotune.selection import pareto_front, recommend

@@ -1,9 +1,6 @@
-"""From a stored job and a selection to what an export is made of."""
+"""From a stored job and a selection to what an export is made of; for the command line and the service alike."""
 
-import os
-import shlex
 from datetime import UTC, datetime
-from pathlib import Path
 
 from autotune.errors import InputError, NotFound
 from autotune.export import ExportSource
@@ -125,10 +122,3 @@ def _point(trial: Trial, level: int) -> LoadPoint:
     assert isinstance(trial.result.outcome, Measured)
     points = [point for point in trial.result.outcome.points if point.level == level]
     return min(points, key=lambda point: (bool(point.invalid), not point.feasible))
-
-
-def start_line(source: ExportSource, config_file: Path, executable: Path) -> str:
-    """The shell line that starts the engine with an exported file: its environment, then `vllm serve --config`."""
-    variables = [f"{name}={shlex.quote(value)}" for name, value in sorted(source.trial.config.environment.items())]
-    here = os.path.relpath(executable) if executable.is_relative_to(Path.cwd()) else str(executable)
-    return " ".join([*variables, shlex.quote(here), "serve", "--config", shlex.quote(str(config_file))])
