@@ -20,6 +20,7 @@ from autotune.results import (
 from autotune.selection import Pick, choose, parse_policy
 from autotune.settings import Settings
 from autotune.spec import JobSpec
+from autotune.workload import document_digest
 
 RECOMMENDED = "recommended"
 
@@ -65,8 +66,13 @@ def source_of(
         job_name=job.name,
         model=job.model_path,
         workload=spec.workload,
+        workload_digest=document_digest(job.workload),
         sla=spec.sla,
+        engine=spec.engine,
         engine_version=trial.result.engine_version if trial.result else "",
+        devices=spec.devices,
+        instrument=spec.instrument,
+        confirm_runs=spec.budget.confirm_runs,
         trial=trial,
         point=point,
         baseline=base if base is not None and base.feasible else None,

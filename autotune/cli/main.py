@@ -193,7 +193,7 @@ def export(
         str,
         typer.Option(help="recommended, max-throughput, min-latency, knee, or trial=N[:LEVEL]."),
     ] = "recommended",
-    format: Annotated[str, typer.Option(help="vllm, command, env, json or csv.")] = "vllm",
+    format: Annotated[str, typer.Option(help="vllm, command, env, compose, kubernetes, json or csv.")] = "vllm",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of the terminal.")] = None,
 ) -> None:
     """Export one configuration of the front, with its evidence."""

@@ -7,6 +7,9 @@ import pandas as pd
 from autotune.export.arguments import settled_environment
 from autotune.export.evidence import fields
 from autotune.export.source import ExportSource
+from autotune.results import Measured, Trial
+
+_BOUNDS = ("p99_ttft_lower_ms", "p99_ttft_upper_ms")
 
 
 def as_json(source: ExportSource) -> str:
@@ -24,8 +27,17 @@ def as_json(source: ExportSource) -> str:
 
 
 def front_csv(source: ExportSource) -> str:
-    """The front, one row per point by rising throughput, with the knobs of each trial as columns."""
+    """The front, one row per point by rising throughput: its evidence, then the knobs of its trial, as columns."""
     knobs = {trial.number: trial.knobs for trial in (*source.trials, source.trial)}
+    bounds = {(trial.number, level): told for trial in source.trials for level, told in _ttft_bounds(trial).items()}
+    evidence = {
+        "job": source.job_id,
+        "model": source.model,
+        "engine_version": source.engine_version,
+        "workload": source.workload,
+        "sla": source.sla.text,
+        "exported_at": source.exported_at.isoformat(),
+    }
     rows = [
         {
             "trial": point.trial,
@@ -34,10 +46,20 @@ def front_csv(source: ExportSource) -> str:
             "load_per_device": point.load.value,
             "output_throughput_per_device": point.output_throughput_per_device,
             "p99_ttft_ms": point.p99_ttft_ms,
+            **bounds.get((point.trial, point.level), dict.fromkeys(_BOUNDS)),
             "request_throughput": point.request_throughput,
             "selected": (point.trial, point.level) == (source.trial.number, source.point.level),
+            **evidence,
             **knobs.get(point.trial, {}),
         }
         for point in source.front.points
     ]
     return pd.DataFrame(rows or None, columns=None if rows else ["trial", "level"], dtype=object).to_csv(index=False)
+
+
+def _ttft_bounds(trial: Trial) -> dict[int, dict[str, float | None]]:
+    """The bounds of P99 TTFT by level; of several runs the first that meets the SLA, which is the one on the front."""
+    outcome = trial.result.outcome if trial.result else None
+    points = outcome.points if isinstance(outcome, Measured) else ()
+    quantiles = {point.level: point.ttft.at(99) for point in sorted(points, key=lambda p: p.feasible)}
+    return {level: dict(zip(_BOUNDS, (q.lower_ms, q.upper_ms), strict=True)) for level, q in quantiles.items()}

@@ -1,16 +1,27 @@
 """What is known about an exported configuration: as sentences for comments, and as fields."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from autotune.export.gain import gain_sentences
+from autotune.export.replay import replay_of
 from autotune.export.source import ExportSource
 from autotune.results import Confirmation, Load, LoadPoint, Quantile, cost_per_million_tokens
 
 
 def comments(source: ExportSource) -> str:
     """The evidence as comment lines, each of one line, whatever the names hold."""
-    return "".join(f"# {' '.join(sentence.split())}\n" for sentence in _sentences(source))
+    return comment_lines(_sentences(source))
+
+
+def comment_lines(sentences: Sequence[str]) -> str:
+    """Sentences as comment lines, each of one line and of printable characters: YAML refuses the others anywhere."""
+    return "".join(f"# {_printable(' '.join(sentence.split()))}\n" for sentence in sentences)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def fields(source: ExportSource) -> dict[str, Any]:
@@ -21,7 +32,10 @@ def fields(source: ExportSource) -> dict[str, Any]:
         "origin": source.trial.origin,
         "level": source.point.level,
         "workload": source.workload,
+        "workload_digest": source.workload_digest,
+        "engine": source.engine,
         "engine_version": source.engine_version,
+        "engine_versions": source.engine_versions,
         "sla": source.sla.model_dump(mode="json", exclude_none=True),
         "measured": source.point.model_dump(mode="json"),
         "confirmation": source.confirmation.model_dump(mode="json") if source.confirmation else None,
@@ -32,6 +46,7 @@ def fields(source: ExportSource) -> dict[str, Any]:
         "recommended_load": {"kind": source.point.load.kind, "value": total_load(source.point)},
         **{f"cost_per_million_{name}_tokens": cost for name, cost in _costs(source).items()},
         "exported_at": source.exported_at.isoformat(),
+        "replay": replay_of(source).model_dump(mode="json", exclude_none=True),
     }
 
 
@@ -58,7 +73,8 @@ def _sentences(source: ExportSource) -> list[str]:
         f"vllm-autotune: job {source.job_name} ({source.job_id}), trial {source.trial.number}, level {point.level}",
         f"model {source.model}, engine {source.engine_version or 'of unknown version'}, "
         f"workload {source.workload}, exported {source.exported_at:%Y-%m-%d}",
-        f"measured at {point.load} per device: {_throughput(point)}, {_p99(point.ttft.at(99))}",
+        f"measured at {point.load} per device: {_throughput(point)}, {_latencies(source)}, "
+        f"{point.failed} of {point.failed + point.completed} requests failed",
         _confirmed(source),
         "SLA: " + source.sla.text,
         _versus_baseline(source),
@@ -128,7 +144,7 @@ def _versus_baseline(source: ExportSource) -> str:
     if base is None or ratio is None:
         return "the baseline meets the SLA at no measured load"
     return (
-        f"baseline at {base.load} per device: {_throughput(base)}, {_p99(base.ttft.at(99))}; "
+        f"baseline at {base.load} per device: {_throughput(base)}, {_quantile('P99 TTFT', base.ttft.at(99))}; "
         f"this configuration has {ratio:.2f} times its throughput"
     )
 
@@ -141,12 +157,19 @@ def _throughput(point: LoadPoint) -> str:
     return f"{point.output_throughput_per_device:.1f} tok/s per device"
 
 
-def _p99(quantile: Quantile) -> str:
+def _latencies(source: ExportSource) -> str:
+    """P99 TTFT, which the front is about, and what else the SLA limits."""
+    lines = dict.fromkeys([("ttft", 99.0), *((line.metric, line.percent) for line in source.sla.latency_limits)])
+    told = ((f"P{percent:g} {metric.upper()}", getattr(source.point, metric), percent) for metric, percent in lines)
+    return ", ".join(_quantile(name, latency.at(percent)) for name, latency, percent in told)
+
+
+def _quantile(name: str, quantile: Quantile) -> str:
     if quantile.value_ms is None:
-        return "P99 TTFT missing"
+        return f"{name} missing"
     lower = "0" if quantile.lower_ms is None else f"{quantile.lower_ms:.0f}"
     upper = "unknown" if quantile.upper_ms is None else f"{quantile.upper_ms:.0f}"
-    return f"P99 TTFT {quantile.value_ms:.0f} ms (95 % bounds {lower} to {upper})"
+    return f"{name} {quantile.value_ms:.0f} ms (95 % bounds {lower} to {upper})"
 
 
 def _devices(point: LoadPoint) -> str:

@@ -1,10 +1,11 @@
 """What an export is made of."""
 
 from datetime import datetime
+from typing import Literal
 
 from autotune.records import Record
 from autotune.results import Attribution, Comparison, Confirmation, LoadPoint, ParetoFront, Trial
-from autotune.spec import Sla
+from autotune.spec import Devices, Sla
 
 
 class ExportSource(Record):
@@ -12,10 +13,15 @@ class ExportSource(Record):
 
     job_id: str
     job_name: str
-    model: str
+    model: str  # its folder
     workload: str
+    workload_digest: str  # of the workload's document and its data
     sla: Sla
-    engine_version: str
+    engine: str  # name of the profile
+    engine_version: str  # `vllm 0.30.0, vllm-ascend 0.30.0rc2`, as `EngineInfo.version` writes it; empty: not known
+    devices: Devices
+    instrument: Literal["autotune", "vllm-bench", "guidellm"]  # what sent the load
+    confirm_runs: int
     trial: Trial  # the selected one
     point: LoadPoint  # its selected load level
     baseline: LoadPoint | None = None  # the baseline's operating point; None: no level meets the SLA
@@ -27,3 +33,9 @@ class ExportSource(Record):
     trials: tuple[Trial, ...] = ()  # the knobs of the front's trials
     exported_at: datetime
     price_per_device_hour: float | None = None  # None: the settings have none
+
+    @property
+    def engine_versions(self) -> dict[str, str]:
+        """The engine's version and those of its plugins, by distribution name; empty when they are not known."""
+        pairs = [part.split() for part in self.engine_version.split(",")]
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}

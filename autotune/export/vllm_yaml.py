@@ -6,6 +6,7 @@ import yaml
 
 from autotune.export.arguments import one_line_quote, settled_environment
 from autotune.export.evidence import comments
+from autotune.export.replay import replay_line
 from autotune.export.source import ExportSource
 
 
@@ -20,7 +21,7 @@ def vllm_yaml(source: ExportSource) -> str:
         # `NAME: false` without a word; `no-NAME: true` arrives.
         document |= {f"no-{name}": True} if value is False else {name: value}
     body = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000)
-    return f"{comments(source)}#\n{_how_to_start(source)}\n{body}"
+    return f"{comments(source)}#\n{_how_to_start(source)}#\n{_how_to_verify(source)}\n{body}"
 
 
 def _how_to_start(source: ExportSource) -> str:
@@ -28,3 +29,7 @@ def _how_to_start(source: ExportSource) -> str:
     words = [f"{name}={one_line_quote(value)}" for name, value in environment.items()]
     needs = "# It also needs environment variables, which this file cannot hold. " if words else "# "
     return f"{needs}Start it with:\n#   {' '.join([*words, 'vllm serve --config THIS_FILE.yaml'])}\n"
+
+
+def _how_to_verify(source: ExportSource) -> str:
+    return f"# For programs:\n{replay_line(source)}"

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from autotune.errors import InputError
+from autotune.export.compose import compose
 from autotune.export.data import as_json, front_csv
+from autotune.export.kubernetes import kubernetes
 from autotune.export.shell import command, environment_file
 from autotune.export.source import ExportSource
 from autotune.export.vllm_yaml import vllm_yaml
@@ -27,6 +29,8 @@ FORMATS: Mapping[str, Format] = {
     "vllm": Format(vllm_yaml, "application/yaml", ".yaml"),
     "command": Format(command, "text/x-shellscript", ".sh"),
     "env": Format(environment_file, "text/plain", ".env"),
+    "compose": Format(compose, "application/yaml", ".compose.yaml"),
+    "kubernetes": Format(kubernetes, "application/yaml", ".kubernetes.yaml"),
     "json": Format(as_json, "application/json", ".json"),
     "csv": Format(front_csv, "text/csv", ".csv"),
 }

@@ -2,7 +2,7 @@
 
 from autotune.workload.arrival import ClosedLoop, Replay
 from autotune.workload.dataset import MultiTurn, ShareGpt, Synthetic, Trace
-from autotune.workload.files import with_data_file
+from autotune.workload.files import document_digest, with_data_file
 from autotune.workload.plan import LevelPlan, PlannedRequest, plan_level, plan_warmup
 from autotune.workload.source import Source, Vocabulary, file_summary, open_source
 from autotune.workload.tokenizer import load_tokenizer
@@ -22,6 +22,7 @@ __all__ = [
     "Trace",
     "Vocabulary",
     "Workload",
+    "document_digest",
     "file_summary",
     "found_level",
     "given_levels",

@@ -1,7 +1,10 @@
 """The files of datasets: where they are, and that they stay what they were when the job was loaded."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autotune.errors import EnvironmentProblem, InputError
 from autotune.workload.dataset import ShareGpt, Trace
@@ -22,6 +25,15 @@ def with_data_file(workload: Workload, folder: Path) -> Workload:
         raise InputError(f"dataset.sha256: {place} has {digest}, not {dataset.sha256}: it is another file")
     found = dataset.model_copy(update={"path": place, "sha256": digest})
     return workload.model_copy(update={"dataset": found})
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """The SHA-256 of a workload's JSON document with the digest of its data, wherever the data file lies."""
+    traffic = dict(document)
+    if isinstance(traffic.get("dataset"), dict):
+        traffic["dataset"] = {name: value for name, value in traffic["dataset"].items() if name != "path"}
+    text = json.dumps(traffic, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_data(dataset: ShareGpt | Trace) -> str:

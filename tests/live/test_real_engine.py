@@ -19,6 +19,7 @@ from autotune.engines.readiness import Ready, StartWatch, wait_ready
 from autotune.export import ExportSource, export
 from autotune.platforms import cpu
 from autotune.results import FailureClass, Infeasible, Measured, Trial, TrialResult
+from autotune.spec import Devices
 from autotune.trial import Control, Grant, TrialRequest, run_trial
 from autotune.tuner.context import JobContext
 from autotune.workload import given_levels
@@ -129,6 +130,11 @@ def source(context: JobContext, done: Done) -> ExportSource:
         job_name=context.spec.name,
         model=str(context.model.path),
         workload=context.workload.name,
+        workload_digest="",
+        engine="vllm",
+        devices=Devices(resource="CPU"),
+        instrument="autotune",
+        confirm_runs=3,
         sla=context.spec.sla,
         engine_version=context.engine.version,
         trial=trial,

@@ -10,7 +10,7 @@ from autotune.export.source import ExportSource
 from autotune.report.attribution import attribution_table, attribution_text
 from autotune.results import Attribution, Comparison, KnobChange, LoadPoint, Trial
 from autotune.selection import Path, attribute
-from autotune.spec import Sla
+from autotune.spec import Devices, Sla
 
 CHANGES = {
     "max_num_seqs": KnobChange(name="max_num_seqs", baseline=16, winner=64),
@@ -63,6 +63,11 @@ def source(make_trial: Callable[..., Trial], make_point: Callable[..., LoadPoint
         job_name="tiny",
         model="/models/tiny",
         workload="chat",
+        workload_digest="",
+        engine="vllm",
+        devices=Devices(resource="CPU"),
+        instrument="autotune",
+        confirm_runs=3,
         sla=Sla.model_validate({"p99_ttft_ms": 200}),
         engine_version="vllm 0",
         trial=trial,

@@ -32,7 +32,7 @@ from autotune.results import (
     cost_per_million_tokens,
 )
 from autotune.settings import EngineProfile, Settings
-from autotune.spec import Sla
+from autotune.spec import Devices, Sla
 from autotune.study.grid import Grid
 from autotune.study.shown import shown
 from autotune.trial.reading import model_flops_utilization, read
@@ -180,6 +180,11 @@ def source(measured: LoadPoint, price: float | None = None) -> ExportSource:
         job_name="chat",
         model="/m",
         workload="chat-short",
+        workload_digest="",
+        engine="vllm",
+        devices=Devices(resource="CPU"),
+        instrument="autotune",
+        confirm_runs=3,
         sla=Sla(p99_ttft_ms=200),
         engine_version="0.32.0",
         trial=trial(measured),

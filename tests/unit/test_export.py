@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from autotune.engine_config import EngineConfig
 from autotune.errors import InputError
 from autotune.export import FORMATS, ExportSource, export, file_name
-from autotune.results import Confirmation, FrontPoint, Latency, Load, LoadPoint, ParetoFront, Quantile, Trial
+from autotune.results import (
+    Confirmation,
+    FrontPoint,
+    Latency,
+    Load,
+    LoadPoint,
+    Measured,
+    ParetoFront,
+    Quantile,
+    Trial,
+    TrialResult,
+)
 from autotune.spec import Sla
 
 
@@ -62,6 +73,11 @@ def source(**changes: Any) -> ExportSource:
         "job_name": "chat",
         "model": "/models/my llama",
         "workload": "chat-short",
+        "workload_digest": "d1",
+        "engine": "npus",
+        "devices": {"resource": "NPU"},
+        "instrument": "autotune",
+        "confirm_runs": 3,
         "sla": Sla(p99_ttft_ms=200),
         "engine_version": "0.32.0",
         "trial": trial({"max_num_seqs": 64}),
@@ -155,7 +171,8 @@ def test_the_evidence_is_in_the_comments(format: str) -> None:
     assert comments[:7] == [
         "# vllm-autotune: job chat (a1b2), trial 12, level 3",
         "# model /models/my llama, engine 0.32.0, workload chat-short, exported 2026-11-22",
-        "# measured at 8 req/s per device: 406.0 tok/s per device, P99 TTFT 143 ms (95 % bounds 123 to unknown)",
+        "# measured at 8 req/s per device: 406.0 tok/s per device, P99 TTFT 143 ms (95 % bounds 123 to unknown), "
+        "0 of 100 requests failed",
         "# measured again in 3 runs at 8 req/s per device: 400.0 tok/s per device, "
         "P99 TTFT 143 ms on average, 143 ms at worst, limit 200 ms: the SLA holds (judged by mean plus standard error)",
         "# SLA: error_rate <= 0.01, p99_ttft_ms <= 200",
@@ -165,9 +182,27 @@ def test_the_evidence_is_in_the_comments(format: str) -> None:
     ]
 
 
+def test_every_latency_line_of_the_sla_is_told_with_its_bounds() -> None:
+    text = export(source(sla=Sla(p99_ttft_ms=200, p99_tpot_ms=16)), "env")
+    assert (
+        "P99 TTFT 143 ms (95 % bounds 123 to unknown), P99 TPOT 10 ms (95 % bounds -10 to unknown), "
+        "0 of 100 requests failed\n"
+    ) in text
+
+
+def test_the_versions_of_the_engines_plugins_are_fields() -> None:
+    version = "vllm 0.30.0, vllm-ascend 0.30.0rc2, torch-npu 2.10.0.post4"
+    read = json.loads(export(source(engine_version=version), "json"))
+    assert read["engine_versions"] == {"vllm": "0.30.0", "vllm-ascend": "0.30.0rc2", "torch-npu": "2.10.0.post4"}
+
+
 def test_a_name_with_a_line_break_cannot_leave_its_comment() -> None:
     text = export(source(workload="chat\nmodel: evil"), "vllm")
     assert yaml.safe_load(text)["model"] == "/models/my llama"
+
+
+def test_a_name_with_a_control_character_leaves_the_yaml_readable() -> None:
+    assert yaml.safe_load(export(source(workload="chat\x06"), "vllm"))["model"] == "/models/my llama"
 
 
 def test_without_reruns_and_baseline_the_comments_say_so() -> None:
@@ -187,7 +222,7 @@ def test_the_json_holds_configuration_and_evidence_as_fields() -> None:
     assert read["measured"]["output_throughput"] == 812
 
 
-def test_the_csv_is_the_front_with_the_knobs_of_its_trials() -> None:
+def test_the_csv_is_the_front_with_its_evidence_and_the_knobs_of_its_trials() -> None:
     points = [
         FrontPoint(
             trial=number, level=3, load=Load(kind="request_rate", value=8), output_throughput_per_device=throughput,
@@ -195,11 +230,15 @@ def test_the_csv_is_the_front_with_the_knobs_of_its_trials() -> None:
         )
         for number, throughput in ((11, 300), (12, 406))
     ]  # fmt: skip
-    text = export(source(front=ParetoFront(points=tuple(points))), "csv")
+    outcome = Measured(points=(point(812, devices=2),), operating_level=3)
+    measured = trial({"max_num_seqs": 64}).model_copy(update={"result": TrialResult(outcome=outcome)})
+    text = export(source(front=ParetoFront(points=tuple(points)), trials=(measured,)), "csv")
+    told = 'a1b2,/models/my llama,0.32.0,chat-short,"error_rate <= 0.01, p99_ttft_ms <= 200",2026-11-22T00:00:00+00:00'
     assert text.splitlines() == [
-        "trial,level,load_kind,load_per_device,output_throughput_per_device,p99_ttft_ms,request_throughput,selected,max_num_seqs",
-        "11,3,request_rate,8.0,300.0,143.0,8.0,False,",
-        "12,3,request_rate,8.0,406.0,143.0,8.0,True,64",
+        "trial,level,load_kind,load_per_device,output_throughput_per_device,p99_ttft_ms,p99_ttft_lower_ms,"
+        "p99_ttft_upper_ms,request_throughput,selected,job,model,engine_version,workload,sla,exported_at,max_num_seqs",
+        f"11,3,request_rate,8.0,300.0,143.0,,,8.0,False,{told},",
+        f"12,3,request_rate,8.0,406.0,143.0,123.0,,8.0,True,{told},64",
     ]
 
 
