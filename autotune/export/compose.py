@@ -12,9 +12,7 @@ from autotune.export.container import (
     PORT,
     SHARED_MEMORY_GIB,
     START_S,
-    Quoted,
     cpu_cores,
-    dump,
     environment_of,
     literal,
     mount_of,
@@ -23,6 +21,7 @@ from autotune.export.container import (
 from autotune.export.evidence import comment_lines, comments
 from autotune.export.images import image_of
 from autotune.export.source import ExportSource
+from autotune.export.yaml_text import Quoted, dump
 
 # Every image has Python, not every one has curl.
 _PROBE = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{PORT}{HEALTH}', timeout=5)"

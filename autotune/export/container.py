@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
-
-import yaml
 
 from autotune.export.arguments import settled_environment
 from autotune.export.source import ExportSource
+from autotune.export.yaml_text import Quoted
 
 PORT = 8000
 HEALTH = "/health"
@@ -37,27 +35,6 @@ class Mount:
     host: str
     model: str  # the model's path in the container
     served_name: str
-
-
-class Quoted(str):
-    """Text from a job: always in double quotes, so that no YAML reader takes it for a number, a date or a mapping."""
-
-    __slots__ = ()
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-_Dumper.add_representer(Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
-
-
-def dump(document: Any) -> str:
-    """A YAML document in block style, keys in their order."""
-    text: str = yaml.dump(
-        document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000
-    )
-    return text
 
 
 def literal(text: str) -> Quoted:

@@ -12,9 +12,7 @@ from autotune.export.container import (
     PORT,
     SHARED_MEMORY_GIB,
     START_S,
-    Quoted,
     cpu_cores,
-    dump,
     environment_of,
     mount_of,
     words_of,
@@ -22,6 +20,7 @@ from autotune.export.container import (
 from autotune.export.evidence import comment_lines, comments
 from autotune.export.images import image_of
 from autotune.export.source import ExportSource
+from autotune.export.yaml_text import Quoted, dump
 
 RESOURCES = {"NPU": "huawei.com/Ascend910", "GPU": "nvidia.com/gpu"}
 _KEY_IN_SECRET = "api-key"  # noqa: S105 - its name, not its value

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import yaml
-
 from autotune.export.arguments import one_line_quote, settled_environment
 from autotune.export.evidence import comments
 from autotune.export.replay import replay_line
 from autotune.export.source import ExportSource
+from autotune.export.yaml_text import dump
 
 
 def vllm_yaml(source: ExportSource) -> str:
@@ -20,7 +19,7 @@ def vllm_yaml(source: ExportSource) -> str:
         # `vllm serve` looks for --no-NAME among the flags of its top-level parser, finds none, and drops
         # `NAME: false` without a word; `no-NAME: true` arrives.
         document |= {f"no-{name}": True} if value is False else {name: value}
-    body = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000)
+    body = dump(document)
     return f"{comments(source)}#\n{_how_to_start(source)}#\n{_how_to_verify(source)}\n{body}"
 
 
