@@ -81,6 +81,11 @@ class Settings(BaseSettings):
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.home / DATABASE_NAME}"
 
+    @property
+    def artifacts(self) -> Path:
+        """The folder of what Optuna dashboard shows with each trial."""
+        return self.home / "artifacts"
+
 
 def settings_file() -> Path:
     """`$AUTOTUNE_SETTINGS`, or `~/.config/autotune/settings.yaml`."""

@@ -120,11 +120,11 @@ def serve_dashboard(host: str, port: int) -> None:
     """Optuna dashboard on the job database, until interrupted."""
     from autotune.study.dashboard import serve
 
-    url = load_settings().database
-    Store.open(url).close()  # a database that is none is told before anything listens
+    settings = load_settings()
+    Store.open(settings.database).close()  # a database that is none is told before anything listens
     _check_address(host, port)
     print(f"Optuna dashboard: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
-    serve(url_for_optuna(url), host=host, port=port)
+    serve(url_for_optuna(settings.database), settings.artifacts, host=host, port=port)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import optuna
 from optuna.exceptions import (
@@ -27,14 +28,16 @@ from autotune.study.shown import FAILURE, ROW, Shown, distribution, running, sho
 THROUGHPUT = "output throughput per device (tok/s)"
 P99_TTFT = "P99 TTFT (ms)"
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
-_DATABASE_ERROR: type[Exception] = rdb.sqlalchemy_exc.SQLAlchemyError  # type: ignore[attr-defined]
+DATABASE_ERROR: type[Exception] = rdb.sqlalchemy_exc.SQLAlchemyError  # type: ignore[attr-defined]
 _STORAGE_ERRORS = (
     StorageInternalError,
     UpdateFinishedTrialError,
     DuplicatedStudyError,
     KeyError,  # what Optuna's storages raise for a study or trial that was deleted
-    _DATABASE_ERROR,
+    DATABASE_ERROR,
 )
+
+Storage = TypeVar("Storage", bound=RDBStorage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,19 +249,19 @@ class PersistedStudy:
             raise
 
 
-def open_storage(url: str) -> RDBStorage:
+def open_storage(url: str, kind: type[Storage] = RDBStorage) -> Storage:  # type: ignore[assignment]
     """Optuna's tables in the database at `url`.
 
     Raises StoreError when the database cannot be reached, or another Optuna version owns the tables.
     """
     settings = {} if url.startswith("sqlite") else {"pool_pre_ping": True}  # a server may have cut idle connections
     try:
-        return RDBStorage(url, engine_kwargs=settings)
+        return kind(url, engine_kwargs=settings)
     except RuntimeError as exc:
         raise StoreError(
             f"Optuna's tables in the database are of another version: {exc} Run `optuna storage upgrade --storage URL`."
         ) from exc
-    except (StorageInternalError, _DATABASE_ERROR) as exc:
+    except (StorageInternalError, DATABASE_ERROR) as exc:
         raise StoreError(f"Optuna's tables in the database cannot be opened: {_first_line(exc)}") from exc
 
 
