@@ -2,7 +2,9 @@
 
 AutotuneError
   ├── InputError            a file, option or name the user gave is wrong (exit code 2)
-  │     └── NotFound        a named thing does not exist
+  │     ├── NotFound        a named thing does not exist
+  │     ├── Conflict        the thing is in no state for it
+  │     └── LimitReached    the tenant has all that it may have
   ├── EnvironmentProblem    the machine cannot run the job: no engine, no device, library missing (exit code 3)
   └── StoreError            the database cannot be reached or is of another version (exit code 3)
         ├── JobTaken        another process runs the job
@@ -33,6 +35,14 @@ class InputError(AutotuneError):
 
 class NotFound(InputError):
     """No job, trial, space, workload or profile has that name."""
+
+
+class Conflict(InputError):
+    """The job is in no state for what was asked, or the idempotency key was used for another one."""
+
+
+class LimitReached(InputError):
+    """The tenant has all that it may have."""
 
 
 class EnvironmentProblem(AutotuneError):

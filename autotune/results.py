@@ -167,7 +167,9 @@ class Measured(Record):
     @property
     def closest_point(self) -> LoadPoint:
         """The operating point, or where there is none the valid point that violates the SLA least."""
-        return self.operating_point or min(self.points, key=lambda p: (bool(p.invalid), max(p.violations.values())))
+        return self.operating_point or min(
+            self.points, key=lambda p: (bool(p.invalid), max(p.violations.values(), default=0.0))
+        )
 
 
 class Infeasible(Record):

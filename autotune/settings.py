@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from autotune.access import TenantLimits, TenantName
 from autotune.errors import EnvironmentProblem, InputError, NotFound
 from autotune.records import Record
 
@@ -49,6 +50,24 @@ class EngineProfile(Record):
     model_roots: tuple[Path, ...] = Field(default=(), description="Folders models may lie in; empty: any.")
 
 
+class ServiceSettings(Record):
+    """How `autotune serve` faces its users."""
+
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Host names requests may come for, besides loopback ones and the address it listens on."
+    )
+    limits: TenantLimits = Field(default=TenantLimits(), description="Of every tenant that has none of its own.")
+    tenants: dict[TenantName, TenantLimits] = Field(default={}, description="Limits by tenant.")
+    rate_per_s: PositiveFloat = Field(default=50, description="Requests per second of one client, on average.")
+    rate_burst: PositiveInt = Field(default=200, description="Requests of one client at once.")
+    max_request_bytes: PositiveInt = Field(default=1_048_576, description="Of a request's body.")
+    session_hours: PositiveFloat = Field(default=12, description="A browser's login lasts.")
+
+    def limits_of(self, tenant: str) -> TenantLimits:
+        """What a tenant may take."""
+        return self.tenants.get(tenant, self.limits)
+
+
 class Settings(BaseSettings):
     """Settings from the file and from `AUTOTUNE_*` variables, which win over the file."""
 
@@ -61,6 +80,13 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(default=None, description="Default: a local Ray.")
     guidellm: Path | None = Field(default=None, description="The `guidellm` script of its own environment.")
     profiles: dict[Annotated[str, Field(min_length=1)], EngineProfile] = {}
+    model_roots: tuple[Path, ...] = Field(
+        default=(), description="Folders that models of submitted jobs may lie in, where the profile names none."
+    )
+    data_roots: tuple[Path, ...] = Field(
+        default=(), description="Folders that data files of submitted workloads may lie in; empty: none but bundled."
+    )
+    service: ServiceSettings = ServiceSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -142,16 +168,7 @@ def profile(settings: Settings, name: str) -> EngineProfile:
 
     Raises NotFound for another name, EnvironmentProblem when the executable does not exist.
     """
-    found = settings.profiles.get(name) or built_in_profiles().get(name)
-    if found is None and name == DETECTED:
-        return EngineProfile(executable=_detected_executable(), platform=detected_platform())
-    if found is None:
-        known = sorted({*settings.profiles, *built_in_profiles(), DETECTED})
-        close = get_close_matches(name, known, n=1)
-        guess = f"did you mean '{close[0]}'? " if close else ""
-        raise NotFound(
-            f"no engine profile '{name}'; {guess}Known: {', '.join(known)}; others are set in {settings_file()}"
-        )
+    found = known_profile(settings, name)
     executable = _existing(found.executable)
     if executable is None and name not in settings.profiles:
         raise EnvironmentProblem(
@@ -162,6 +179,21 @@ def profile(settings: Settings, name: str) -> EngineProfile:
             f"engine profile '{name}' names {found.executable}, which is no executable; correct it in {settings_file()}"
         )
     return found.model_copy(update={"executable": executable})
+
+
+def known_profile(settings: Settings, name: str) -> EngineProfile:
+    """The profile as it is written, whether or not its executable is on this machine. Raises NotFound."""
+    found = settings.profiles.get(name) or built_in_profiles().get(name)
+    if found is None and name == DETECTED:
+        return EngineProfile(executable=_detected_executable(), platform=detected_platform())
+    if found is None:
+        known = sorted({*settings.profiles, *built_in_profiles(), DETECTED})
+        close = get_close_matches(name, known, n=1)
+        guess = f"did you mean '{close[0]}'? " if close else ""
+        raise NotFound(
+            f"no engine profile '{name}'; {guess}Known: {', '.join(known)}; others are set in {settings_file()}"
+        )
+    return found
 
 
 def guidellm(settings: Settings) -> Path:

@@ -24,7 +24,8 @@ from autotune.results import (
     TrialResult,
 )
 from autotune.settings import EngineProfile, Settings
-from autotune.tuner.context import JobContext, load_job, prepare
+from autotune.tuner.context import JobContext, prepare
+from autotune.tuner.sources import load_job
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -7,7 +7,6 @@ from autotune.cli.console import console as open_console
 from autotune.cli.evidence import print_evidence
 from autotune.cli.outcome import DONE, INTERRUPTED, TRIAL_FAILED
 from autotune.cli.progress import progress_bar, trial_line
-from autotune.cli.work import open_fleet, open_study
 from autotune.errors import EnvironmentProblem
 from autotune.results import ENDED, JobStatus, Measured
 from autotune.settings import load_settings
@@ -18,6 +17,7 @@ from autotune.tuner.ledger import Books, leased
 from autotune.tuner.loop import STOP_S
 from autotune.tuner.owner import runner
 from autotune.tuner.rerun import rerun, rerun_request
+from autotune.tuner.work import open_fleet, open_study
 
 _POLL_S = 0.5
 _MARGIN_S = 30.0  # beyond the time for stopping engines: the loop may be asking the sampler, or storing the result

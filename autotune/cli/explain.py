@@ -7,7 +7,6 @@ from autotune.choice import result_of
 from autotune.cli.console import console as open_console
 from autotune.cli.outcome import DONE, INTERRUPTED
 from autotune.cli.progress import progress_bar
-from autotune.cli.work import open_fleet, open_study
 from autotune.errors import InputError
 from autotune.report.attribution import attribution_table, attribution_text
 from autotune.results import Job, JobResult
@@ -18,6 +17,7 @@ from autotune.tuner.context import check_same_engine, restore
 from autotune.tuner.explain import explain_job, nothing_to_explain
 from autotune.tuner.ledger import Books, leased
 from autotune.tuner.loop import JobCancelled
+from autotune.tuner.work import open_fleet, open_study
 
 
 def explain_here(key: str, *, as_json: bool) -> int:

@@ -11,7 +11,7 @@ from autotune.errors import EnvironmentProblem
 from autotune.search_space import size, tunable
 from autotune.settings import built_in_profiles, load_settings, profile
 from autotune.spec import json_schema
-from autotune.tuner.context import load_job
+from autotune.tuner.sources import load_job
 from autotune.workload import file_summary, ladder_text
 
 

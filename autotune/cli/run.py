@@ -15,7 +15,6 @@ from autotune.cli.console import console as open_console
 from autotune.cli.explain import launch_explanation, print_recommendation, print_stopped
 from autotune.cli.outcome import DONE, INTERRUPTED, NOTHING_MEETS_SLA, check_writable, write
 from autotune.cli.progress import progress_bar
-from autotune.cli.work import open_fleet, open_study
 from autotune.errors import AutotuneError, InputError, JobTaken, StoreError
 from autotune.export import ExportSource, export
 from autotune.report.page import front_page
@@ -29,13 +28,14 @@ from autotune.spec import JobSpec
 from autotune.store import Store
 from autotune.study import note
 from autotune.trial import sweep_host
-from autotune.tuner.context import JobContext, check_same_engine, load_job, prepare, restore
+from autotune.tuner.context import JobContext, check_same_engine, prepare, restore
 from autotune.tuner.events import Observer
 from autotune.tuner.explain import is_unfinished
-from autotune.tuner.job import run_job
-from autotune.tuner.ledger import Books, leased
+from autotune.tuner.ledger import leased
 from autotune.tuner.loop import JobCancelled
 from autotune.tuner.owner import runner
+from autotune.tuner.sources import load_job
+from autotune.tuner.work import open_fleet, open_study, tune
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +166,7 @@ def _tune(context: JobContext, settings: Settings, store: Store, observe: Observ
         with leased(store, context.job.id) as lease:
             if context.job.status is not JobStatus.QUEUED:
                 store.reopen(lease)
-            study = open_study(context.job, settings)
-            study.describe(
-                note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload)
-            )
-            run_job(context, Books(store, lease, study), fleet, observe)
+            tune(context, settings, store, lease, fleet, observe)
 
 
 def _introduction(context: JobContext) -> str:

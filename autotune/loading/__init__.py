@@ -6,11 +6,11 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from autotune.errors import InputError
-from autotune.loading.bundled import Kind, bundled, find
+from autotune.loading.bundled import Kind, bundled, bundled_file, find
 from autotune.loading.document import override, read
 from autotune.loading.explain import explain, suggestion
 
-__all__ = ["Kind", "bundled", "find", "load", "suggestion"]
+__all__ = ["Kind", "bundled", "bundled_file", "find", "load", "suggestion"]
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -22,6 +22,16 @@ def bundled(kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder(kind).glob("*.yaml")))
 
 
+def bundled_file(name: str, kind: Kind) -> Path:
+    """The file of something that ships with the product. Raises NotFound with what there is."""
+    names = bundled(kind)
+    if name not in names:
+        noun = kind.replace("_", " ").removesuffix("s")
+        guess = suggestion(name, names) or "."
+        raise NotFound(f"no {noun} {name!r} ships with this version{guess} Bundled are {', '.join(names)}")
+    return _folder(kind) / f"{name}.yaml"
+
+
 def find(reference: str, kind: Kind, *, relative_to: Path) -> Path:
     """The file a job means: a bundled name, or a path relative to the folder of the job file.
 

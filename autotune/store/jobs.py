@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from autotune.errors import InputError, NotFound, StoreError
 from autotune.results import ENDED, Job, JobResult, JobStatus
-from autotune.store import rows
+from autotune.store import events, rows
 from autotune.store.lease import Lease, held, let_go, locked
 from autotune.store.schema import JobRow
 
@@ -60,12 +60,16 @@ def set_status(session: Session, lease: Lease, status: JobStatus, message: str) 
     row = held(session, lease)
     if row.status in ENDED and status not in ENDED:
         _open(row)
+    if row.status != status.value and status is JobStatus.RUNNING:
+        events.note(session, row.id, "job_started")
     rows.set_status(row, status, message)
 
 
 def reopen(session: Session, lease: Lease) -> None:
     """Let a job run again, also one whose runner was killed before it could obey a cancel."""
     row = held(session, lease)
+    if row.status != JobStatus.RUNNING.value:
+        events.note(session, row.id, "job_resumed")
     _open(row)
     rows.set_status(row, JobStatus.RUNNING, "")
 
@@ -84,6 +88,9 @@ def finish(session: Session, lease: Lease, ending: Ending) -> None:
     row.finished_at = ending.finished_at
     rows.set_status(row, ending.status, ending.message)
     rows.set_job_result(row, ending.result)
+    row.progress = None
+    stopped_by = ending.result.stopped_by if ending.result else None
+    events.note(session, row.id, "job_finished", {"status": ending.status.value, "stopped_by": stopped_by})
     let_go(row)
 
 
@@ -103,7 +110,9 @@ def request_cancel(session: Session, job_id: str) -> None:
     row = locked(session, job_id)
     if row.status in ENDED and row.lease_token is None:
         raise InputError(f"job {job_id!r} has ended already ({row.status}); there is nothing to cancel")
-    row.cancel_requested = True
+    if not row.cancel_requested:
+        row.cancel_requested = True
+        events.note(session, row.id, "cancel_requested")
 
 
 def _find(session: Session, key: str) -> JobRow:

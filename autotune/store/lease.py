@@ -71,6 +71,11 @@ def renew(session: Session, lease: Lease, now: datetime, worked_s: float) -> boo
     return row.cancel_requested
 
 
+def extend(session: Session, lease: Lease, now: datetime) -> None:
+    """Extend the lease and note nothing else."""
+    held(session, lease).lease_expires_at = now + timedelta(seconds=LEASE_S)
+
+
 def release(session: Session, lease: Lease) -> None:
     """Give the job back; nothing happens when it was lost already."""
     row = locked(session, lease.job_id)

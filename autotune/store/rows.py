@@ -5,7 +5,9 @@ from typing import Any, TypeVar
 
 from autotune.records import Record
 from autotune.results import FrontPoint, Job, JobResult, JobStatus, LoadPoint, Measured, Trial, TrialResult
+from autotune.store.lease import holder_of
 from autotune.store.schema import FrontPointRow, JobRow, LoadPointRow, TrialRow
+from autotune.submission import JobProgress, Submission, SubmittedJob
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -23,6 +25,7 @@ _PLAIN_JOB = (
     "created_at",
     "finished_at",
 )
+_SUBMISSION = ("tenant", "submitted_by", "priority", "queued_at", "idempotency_key", "request_hash")
 _NEW_TRIAL = {"number", "purpose", "origin", "knobs", "config", "confirms", "attempts", "failures", "earlier_device_s"}
 _PLAIN_TRIAL = (*_NEW_TRIAL, "started_at", "finished_at")
 _PLAIN_FRONT_POINT = ("trial", "level", "output_throughput_per_device", "p99_ttft_ms", "request_throughput")
@@ -73,6 +76,24 @@ def job_record(row: JobRow) -> Job:
     return Job.model_validate({**_columns(row, _PLAIN_JOB), "result": result})
 
 
+def set_submission(row: JobRow, submission: Submission) -> None:
+    """Write where a job comes from and where it stands in the queue."""
+    for name in _SUBMISSION:
+        setattr(row, name, getattr(submission, name))
+
+
+def submitted_record(row: JobRow, now: datetime) -> SubmittedJob:
+    """The job of a row with its place in the queue."""
+    return SubmittedJob(
+        job=job_record(row),
+        submission=Submission.model_validate(_columns(row, _SUBMISSION)),
+        progress=JobProgress.model_validate(row.progress or {}),
+        cancel_requested=row.cancel_requested,
+        started_at=row.started_at,
+        owner=holder_of(row, now),
+    )
+
+
 def trial_row(job_id: str, trial: Trial) -> TrialRow:
     """A new row for a trial that has no result yet."""
     return TrialRow(
@@ -90,6 +111,7 @@ def set_trial_result(row: TrialRow, result: TrialResult, finished_at: datetime) 
     row.outcome = outcome.kind
     row.failure = None if isinstance(outcome, Measured) else outcome.evidence.failure.value
     row.result = result.model_dump(mode="json", exclude={"outcome": {"points"}})
+    row.device_s = row.earlier_device_s + result.device_s
     points = outcome.points if isinstance(outcome, Measured) else ()
     row.points = [_point_row(row, position, point) for position, point in enumerate(points)]
 

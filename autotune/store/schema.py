@@ -8,7 +8,19 @@ bytes that an engine's log may hold.
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Double, ForeignKey, ForeignKeyConstraint, MetaData, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    TypeDecorator,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 PREFIX = "autotune_"
@@ -52,6 +64,20 @@ class Tables(DeclarativeBase):
     }
 
 
+class EventRow(Tables):
+    """Something that happened to a job. Written while the job's row is locked, so ids within a job grow by commit."""
+
+    __tablename__ = PREFIX + "events"
+    __table_args__ = (Index(f"ix_{PREFIX}events_job_id_id", "job_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey(f"{PREFIX}jobs.id", ondelete="CASCADE"))
+    at: Mapped[datetime]
+    kind: Mapped[str]
+    trial: Mapped[int | None]
+    data: Mapped[dict[str, Any]]
+
+
 class FrontPointRow(Tables):
     """A point of a finished job's Pareto front; `position` counts by rising throughput."""
 
@@ -73,9 +99,19 @@ class FrontPointRow(Tables):
 
 
 class JobRow(Tables):
-    """A job. `result` lacks the front, which is in a table of its own; the lease is NULL while nobody runs it."""
+    """A job. `result` lacks the front, which is in a table of its own; the lease is NULL while nobody runs it.
+
+    `queued_at` is NULL for a job that its own command runs: no worker takes it. `progress` is what
+    its runner last said.
+    """
 
     __tablename__ = PREFIX + "jobs"
+    __table_args__ = (
+        Index(f"ix_{PREFIX}jobs_tenant_created_at_id", "tenant", "created_at", "id"),
+        Index(f"ix_{PREFIX}jobs_created_at_id", "created_at", "id"),
+        Index(f"ix_{PREFIX}jobs_status_queued_at", "status", "queued_at"),
+        Index(f"ix_{PREFIX}jobs_tenant_idempotency_key", "tenant", "idempotency_key", unique=True),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(index=True)
@@ -88,6 +124,14 @@ class JobRow(Tables):
     space: Mapped[dict[str, Any]]
     workload: Mapped[dict[str, Any]]
     worked_s: Mapped[float] = mapped_column(server_default="0")
+    tenant: Mapped[str] = mapped_column(server_default="local")
+    submitted_by: Mapped[str] = mapped_column(server_default="")
+    priority: Mapped[int] = mapped_column(server_default="0")
+    queued_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]  # when a worker last took it from the queue
+    idempotency_key: Mapped[str | None]
+    request_hash: Mapped[str] = mapped_column(server_default="")
+    progress: Mapped[dict[str, Any] | None]
     lease_token: Mapped[str | None]
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
@@ -110,6 +154,7 @@ class LoadPointRow(Tables):
         ForeignKeyConstraint(
             ["job_id", "trial"], [f"{PREFIX}trials.job_id", f"{PREFIX}trials.number"], ondelete="CASCADE"
         ),
+        Index(f"ix_{PREFIX}load_points_best", "job_id", "feasible", "output_throughput_per_device"),
     )
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
@@ -132,6 +177,33 @@ class LoadPointRow(Tables):
     document: Mapped[dict[str, Any]]
 
 
+class SessionRow(Tables):
+    """A browser that has logged in."""
+
+    __tablename__ = PREFIX + "sessions"
+
+    key_hash: Mapped[str] = mapped_column(primary_key=True)
+    token_id: Mapped[str]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class TokenRow(Tables):
+    """A token of the service; only the hash of its secret."""
+
+    __tablename__ = PREFIX + "tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    role: Mapped[str]
+    name: Mapped[str]
+    secret_hash: Mapped[str]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
 class TrialRow(Tables):
     """A trial. `outcome` is NULL while it runs; `result` lacks the load points, which are in a table of their own."""
 
@@ -151,8 +223,21 @@ class TrialRow(Tables):
     attempts: Mapped[int] = mapped_column(server_default="1")
     failures: Mapped[int] = mapped_column(server_default="0")
     earlier_device_s: Mapped[float] = mapped_column(server_default="0")
+    device_s: Mapped[float] = mapped_column(server_default="0")  # of all its launches, once it is finished
     started_at: Mapped[datetime]
-    finished_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None] = mapped_column(index=True)
     points: Mapped[list[LoadPointRow]] = relationship(
         order_by=LoadPointRow.position, cascade="all, delete-orphan", lazy="selectin"
     )
+
+
+class WorkerRow(Tables):
+    """A worker process, by the name that its leases carry."""
+
+    __tablename__ = PREFIX + "workers"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    version: Mapped[str]
+    job: Mapped[str | None]

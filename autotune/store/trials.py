@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from autotune.errors import NotFound, StoreError
 from autotune.results import LoadPoint, Trial, TrialResult
-from autotune.store import rows
+from autotune.store import events, rows
 from autotune.store.lease import Lease, held
 from autotune.store.schema import LoadPointRow, TrialRow
 
@@ -28,6 +28,7 @@ def start(session: Session, lease: Lease, trial: Trial) -> None:
     row = session.get(TrialRow, (lease.job_id, trial.number))
     if row is None:
         session.add(rows.trial_row(lease.job_id, trial))
+        events.note(session, lease.job_id, "trial_started", events.beginning(trial), trial.number)
     elif rows.trial_record(row) != rows.as_stored(trial):
         raise StoreError(f"job {lease.job_id!r} has another trial {trial.number} already")
 
@@ -45,7 +46,9 @@ def relaunch(session: Session, lease: Lease, number: int, again: Relaunch) -> Tr
             f"so the next launch cannot be number {again.attempts}"
         )
     row.attempts, row.failures, row.earlier_device_s = again.attempts, again.failures, again.earlier_device_s
-    return rows.trial_record(row)
+    trial = rows.trial_record(row)
+    events.note(session, lease.job_id, "trial_relaunched", events.beginning(trial), number)
+    return trial
 
 
 def finish(session: Session, lease: Lease, number: int, result: TrialResult, finished_at: datetime) -> None:
@@ -53,6 +56,7 @@ def finish(session: Session, lease: Lease, number: int, result: TrialResult, fin
     row = _started(session, lease, number)
     if row.outcome is None:
         rows.set_trial_result(row, result, finished_at)
+        events.note(session, lease.job_id, "trial_finished", events.ending(row.purpose, result), number)
     elif rows.trial_record(row).result != rows.as_stored(result):
         raise StoreError(f"trial {number} of job {lease.job_id!r} is finished already, with another result")
 
@@ -61,6 +65,12 @@ def of_job(session: Session, job_id: str) -> tuple[Trial, ...]:
     """The trials of a job by number."""
     found = session.scalars(select(TrialRow).where(TrialRow.job_id == job_id).order_by(TrialRow.number))
     return tuple(rows.trial_record(row) for row in found)
+
+
+def one(session: Session, job_id: str, number: int) -> Trial | None:
+    """One trial of a job."""
+    row = session.get(TrialRow, (job_id, number))
+    return None if row is None else rows.trial_record(row)
 
 
 def load_points(session: Session, job_id: str) -> tuple[tuple[int, LoadPoint], ...]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,33 +19,18 @@ from autotune.engine_config import EngineConfig, Value, devices_needed
 from autotune.engines.examine import EngineInfo, probe
 from autotune.engines.simulated import info as simulated
 from autotune.errors import EnvironmentProblem, InputError
-from autotune.instruments import problems as instrument_problems
 from autotune.instruments import version_problem
-from autotune.loading import Kind, find, load
-from autotune.measurement import fewest_samples
 from autotune.model_card import ModelCard, find_model, read_model
 from autotune.platforms import ANY_RESOURCE, PLATFORMS
-from autotune.records import Record
 from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import SearchSpace, baseline_config, levels, resolve
-from autotune.settings import EngineProfile, Settings, guidellm, profile
-from autotune.spec import JobSpec, Sla
-from autotune.workload import Vocabulary, Workload, open_source, with_data_file
-from autotune.workload.plan import CLOSED_LOOP_TURNS
+from autotune.settings import EngineProfile, Settings, guidellm, known_profile, profile
+from autotune.spec import JobSpec
+from autotune.tuner.sources import Sources
+from autotune.workload import Vocabulary, Workload, open_source
 
-T = TypeVar("T", bound=Record)
-
+BUNDLED_MODELS = (Path(__file__).resolve().parents[1] / "demo",)  # what a service offers that names no other roots
 LENGTH_STEP = 64  # max_model_len is rounded up to a multiple of it, so that prompts at the longest length fit
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What the job's files say, and the folder that relative paths start from."""
-
-    spec: JobSpec
-    space: SearchSpace
-    workload: Workload
-    folder: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,101 +75,52 @@ def with_profile(config: EngineConfig, profile: EngineProfile) -> EngineConfig:
     return config.model_copy(update={"arguments": arguments, "devices": devices_needed(arguments)})
 
 
-def load_job(path: Path, overrides: Sequence[str] = ()) -> Sources:
-    """Read a job file and the space and workload that it names. Raises InputError with every problem found."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such job file")
-    spec = load(_text(path), JobSpec, source=str(path), overrides=overrides)
-    folder = path.resolve().parent
-    problems: list[str] = []
-    space = _load_named(spec.search_space, "search_spaces", SearchSpace, folder, problems)
-    workload = _load_workload(spec.workload, folder, problems)
-    if workload is not None:
-        problems += instrument_problems(spec.instrument, workload, spec.sla)
-        problems += _too_few_requests(workload, spec.sla)
-    if space is None or workload is None or problems:
-        raise InputError(problems)
-    return Sources(spec, space, workload, folder)
-
-
-def _load_named(reference: str, kind: Kind, model: type[T], folder: Path, problems: list[str]) -> T | None:
-    try:
-        place = find(reference, kind, relative_to=folder)
-    except InputError as exc:
-        problems += [f"{kind.removesuffix('s')}: {problem}" for problem in exc.problems]
-        return None
-    try:
-        return load(_text(place), model, source=str(place))
-    except InputError as exc:
-        problems += exc.problems
-        return None
-
-
-def _load_workload(reference: str, folder: Path, problems: list[str]) -> Workload | None:
-    """The workload, with the place and the digest of its data file."""
-    workload = _load_named(reference, "workloads", Workload, folder, problems)
-    if workload is None:
-        return None
-    place = find(reference, "workloads", relative_to=folder)
-    try:
-        return with_data_file(workload, place.resolve().parent)
-    except InputError as exc:
-        problems += [f"{place}: {problem}" for problem in exc.problems]
-        return None
-
-
-def _too_few_requests(workload: Workload, sla: Sla) -> list[str]:
-    """SLA lines whose upper bound does not exist for so few requests: no configuration could ever meet them.
-
-    A line per gap (ITL) has many samples per request.
-    """
-    if sla.confidence is None:
-        return []
-    requests = _fewest_requests(workload)
-    return [
-        f"sla.{line.name} with {sla.confidence:.4g} confidence needs at least {needed} requests per level, workload "
-        f"{workload.name!r} sends {requests:g} at its lowest one; raise requests_per_level, or leave sla.confidence out"
-        for line in sla.latency_limits
-        if line.metric != "itl" and requests < (needed := fewest_samples(line.percent, sla.confidence))
-    ]
-
-
-def _fewest_requests(workload: Workload) -> float:
-    """Requests of the lowest level on one device: no level has fewer."""
-    lowest = workload.levels[0] if isinstance(workload.levels, tuple) else workload.levels.start
-    match workload.load_kind:
-        case "max_concurrency":
-            return max(workload.requests_per_level, CLOSED_LOOP_TURNS * lowest)
-        case "request_rate":
-            return max(workload.requests_per_level, math.ceil(workload.min_level_duration_s * lowest))
-        case "replay_speed":  # how many a duration takes stands in the trace
-            return math.inf if workload.min_level_duration_s else workload.requests_per_level
-
-
 def prepare(sources: Sources, settings: Settings) -> JobContext:
     """Check a job against this machine: profile, model, lengths, and the knobs against the engine's own arguments."""
+    chosen = profile(settings, sources.spec.engine)
+    _check_resource(sources.spec, chosen)
+    model = read_model(find_model(sources.spec.model, relative_to=sources.folder, roots=chosen.model_roots))
+    return _context(new_job(sources, model, settings), sources, chosen, model, settings)
+
+
+def admit(sources: Sources, settings: Settings) -> Job:
+    """Check a job as far as it can be without its engine and its devices, and make its row.
+
+    For a front door that launches nothing: whoever runs the job checks the rest with `restore`. Raises what `prepare`
+    raises, but for a missing engine.
+    """
     spec = sources.spec
-    chosen = profile(settings, spec.engine)
-    resource = PLATFORMS[chosen.platform].RESOURCE
-    if resource not in (spec.devices.resource, ANY_RESOURCE):
-        raise InputError(
-            f"devices.resource: {spec.devices.resource} does not fit the engine profile {spec.engine!r}, whose "
-            f"platform {chosen.platform} uses {resource}"
-        )
-    model = read_model(find_model(spec.model, relative_to=sources.folder, roots=chosen.model_roots))
-    identity = f"{spec.name}-{secrets.token_hex(4)}"
-    job = Job(
+    chosen = known_profile(settings, spec.engine)
+    _check_resource(spec, chosen)
+    roots = chosen.model_roots or settings.model_roots or BUNDLED_MODELS
+    model = read_model(find_model(spec.model, relative_to=sources.folder, roots=roots))
+    _max_model_len(sources, model)
+    return new_job(sources, model, settings)
+
+
+def new_job(sources: Sources, model: ModelCard, settings: Settings) -> Job:
+    """The row of a job that has not begun, with a fresh id."""
+    identity = f"{sources.spec.name}-{secrets.token_hex(4)}"
+    return Job(
         id=identity,
-        name=spec.name,
+        name=sources.spec.name,
         status=JobStatus.QUEUED,
-        spec=spec.document,
+        spec=sources.spec.document,
         space=sources.space.model_dump(mode="json"),
         workload=sources.workload.model_dump(mode="json"),
         model_path=str(model.path),
         folder=str(settings.home / "jobs" / identity),
         created_at=datetime.now(UTC),
     )
-    return _context(job, sources, chosen, model, settings)
+
+
+def _check_resource(spec: JobSpec, chosen: EngineProfile) -> None:
+    resource = PLATFORMS[chosen.platform].RESOURCE
+    if resource not in (spec.devices.resource, ANY_RESOURCE):
+        raise InputError(
+            f"devices.resource: {spec.devices.resource} does not fit the engine profile {spec.engine!r}, whose "
+            f"platform {chosen.platform} uses {resource}"
+        )
 
 
 def restore(job: Job, settings: Settings) -> JobContext:
@@ -235,13 +171,6 @@ def _instrument(spec: JobSpec, chosen: EngineProfile, engine: EngineInfo, settin
     if problem is not None:
         raise InputError(problem)
     return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(f"{path}: cannot be read as UTF-8 text: {exc}") from exc
 
 
 def _max_model_len(sources: Sources, model: ModelCard) -> int:

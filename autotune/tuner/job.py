@@ -17,13 +17,17 @@ from autotune.tuner.owner import utc_now
 log = get_logger()
 
 
+class HandOver(Exception):
+    """Whoever runs the job shall leave it to another process: nothing is judged, and its trials are launched again."""
+
+
 def run_job(context: JobContext, books: Books, fleet: Devices, observe: Observer) -> Job:
     """Run a job that is already in the store and leased, from wherever it stands to its end.
 
     Its status, result and front are stored however it ends, unless the database is lost or another process has taken
     the job over: then only the engines are ended. Its explanation, where the job asks for one, begins after its success
     was stored, and changes nothing about that. Raises JobCancelled or KeyboardInterrupt when somebody asked for the
-    end, AutotuneError when the job failed.
+    end, HandOver when an observer did, AutotuneError when the job failed.
     """
     ledger = Ledger(context.job, books)
     books.store.set_status(books.lease, JobStatus.RUNNING)
@@ -35,6 +39,9 @@ def run_job(context: JobContext, books: Books, fleet: Devices, observe: Observer
     except (JobCancelled, KeyboardInterrupt, SystemExit):  # the last is Ray's answer to SIGTERM
         tuning.abandon(within_s=STOP_S)
         _finish(context.spec, ledger, books, JobStatus.CANCELLED, "cancelled")
+        raise
+    except HandOver:
+        tuning.stop_engines(within_s=STOP_S)
         raise
     except StoreError:  # nothing can be written any more, and whoever has the job now would not want it
         tuning.stop_engines(within_s=STOP_S)
@@ -74,6 +81,13 @@ def close_job(job: Job, books: Books) -> None:
     ledger = Ledger(job, books)
     ledger.close_open_trials()
     _finish(JobSpec.model_validate(job.spec), ledger, books, JobStatus.CANCELLED, "cancelled")
+
+
+def fail_job(job: Job, books: Books, message: str) -> None:
+    """End a leased job that cannot be run here as failed, with what was measured before."""
+    ledger = Ledger(job, books)
+    ledger.close_open_trials()
+    _finish(JobSpec.model_validate(job.spec), ledger, books, JobStatus.FAILED, "failed", message)
 
 
 def _finish(spec: JobSpec, ledger: Ledger, books: Books, status: JobStatus, stopped_by: str, message: str = "") -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from autotune.settings import EngineProfile, Settings
-from autotune.tuner.context import JobContext, load_job, prepare
+from autotune.tuner.context import JobContext, prepare
+from autotune.tuner.sources import load_job
 
 ROOT = Path(__file__).parents[2]
 

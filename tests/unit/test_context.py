@@ -13,8 +13,9 @@ from autotune.results import Trial
 from autotune.search_space import SearchSpace
 from autotune.settings import EngineProfile, Settings
 from autotune.spec import Sla
-from autotune.tuner import context
-from autotune.tuner.context import JobContext, check_same_engine, load_job, restore, with_profile
+from autotune.tuner import context, sources
+from autotune.tuner.context import JobContext, check_same_engine, restore, with_profile
+from autotune.tuner.sources import load_job
 from autotune.workload import Workload
 
 MakeContext = Callable[..., JobContext]
@@ -101,7 +102,7 @@ def test_an_argument_that_the_engine_does_not_have_is_refused_before_a_launch() 
 def too_few(sla: dict[str, float], **workload: object) -> list[str]:
     demo = (Path(__file__).parents[2] / "workloads" / "demo.yaml").read_text()
     document = yaml.safe_load(demo) | {"arrival": {"kind": "poisson"}, "requests_per_level": 298, "levels": [1, 2]}
-    return context._too_few_requests(Workload.model_validate(document | workload), Sla(**sla))
+    return sources._too_few_requests(Workload.model_validate(document | workload), Sla(**sla))
 
 
 def test_a_confidence_that_no_level_can_ever_reach_is_refused_with_the_number_needed() -> None:

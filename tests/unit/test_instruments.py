@@ -25,7 +25,8 @@ from autotune.settings import guidellm as find_guidellm
 from autotune.spec import Sla
 from autotune.trial import TrialRequest
 from autotune.trial.virtual import run_virtual
-from autotune.tuner.context import JobContext, load_job, prepare
+from autotune.tuner.context import JobContext, prepare
+from autotune.tuner.sources import load_job
 from autotune.workload import LevelPlan, PlannedRequest, Workload, load_tokenizer
 
 DATA = Path(__file__).parent.parent / "data"

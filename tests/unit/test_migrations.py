@@ -21,10 +21,14 @@ from autotune.store.schema import Tables
 
 OURS = {
     "autotune_alembic_version",
+    "autotune_events",
     "autotune_front_points",
     "autotune_jobs",
     "autotune_load_points",
+    "autotune_sessions",
+    "autotune_tokens",
     "autotune_trials",
+    "autotune_workers",
 }
 
 

@@ -26,8 +26,8 @@ from autotune.loading import load
 from autotune.results import Evidence
 from autotune.search_space import SearchSpace
 from autotune.settings import Settings
-from autotune.tuner.context import load_job
 from autotune.tuner.context import prepare as prepare_job
+from autotune.tuner.sources import load_job
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "autotune" / "demo" / "tiny-llama"

@@ -10,7 +10,7 @@ import yaml
 
 from autotune.cli.files import validate_file
 from autotune.errors import EnvironmentProblem, InputError
-from autotune.tuner.context import load_job
+from autotune.tuner.sources import load_job
 from autotune.workload import Vocabulary, Workload, open_source, with_data_file
 
 ROWS = "".join(json.dumps({"timestamp_s": n, "input_tokens": 3, "output_tokens": 3}) + "\n" for n in range(4))

@@ -1,0 +1,101 @@
+"""`autotune serve`, `autotune worker` and `autotune token`: what an operator starts."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+from pydantic import ValidationError
+from rich.table import Table
+
+from autotune.access import Role, new_token
+from autotune.cli.console import console as open_console
+from autotune.errors import InputError
+from autotune.settings import load_settings
+from autotune.store import SharedStore
+
+_PARENT_POLL_S = 1.0
+_TWICE_EXIT = 130
+
+
+def run_server(host: str, port: int, *, worker: bool) -> None:
+    """Serve until interrupted."""
+    from autotune.service.server import serve
+
+    def announce(address: str) -> None:
+        print(f"vllm-autotune: {address}  (Ctrl-C ends it)", flush=True)
+
+    serve(load_settings(), announce, host=host, port=port, worker=worker)
+
+
+def run_worker(*, once: bool, parent: int | None) -> None:
+    """Run jobs of the queue until asked to stop; asked twice, leave at once."""
+    from autotune.worker.worker import Worker
+
+    settings, stop = load_settings(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopper(stop))
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
+    with SharedStore.open(settings.database) as store:
+        Worker(store, settings, stop).run(once=once)
+
+
+def _stopper(stop: threading.Event) -> Callable[..., None]:
+    def asked(*_: object) -> None:
+        if stop.is_set():
+            os._exit(_TWICE_EXIT)  # supervisors end the engines, and another worker goes on with the job
+        stop.set()
+
+    return asked
+
+
+def _watch(parent: int, stop: threading.Event) -> None:
+    """Stop with the process that started this one, however that ended."""
+    while os.getppid() == parent:
+        if stop.wait(_PARENT_POLL_S):
+            return
+    stop.set()
+
+
+def create_token(tenant: str, role: Role, name: str, days: float | None) -> None:
+    """Make a token and print it, once."""
+    from autotune.tuner.owner import utc_now
+
+    now = utc_now()
+    expires_at = None if days is None else now + timedelta(days=days)
+    try:
+        token, text = new_token(tenant, role, name or f"{tenant}-{role}", now=now, expires_at=expires_at)
+    except ValidationError as exc:
+        raise InputError(f"tenant {tenant!r}: use small letters, digits, - and _; at most 63, a letter first") from exc
+    with SharedStore.open(load_settings().database) as store:
+        store.add_token(token)
+    print(text)
+
+
+def list_tokens(*, as_json: bool) -> None:
+    """Every token, without its secret."""
+    with SharedStore.open(load_settings().database) as store:
+        tokens = store.tokens()
+    if as_json:
+        print(json.dumps([token.model_dump(mode="json", exclude={"secret_hash"}) for token in tokens], indent=2))
+        return
+    table = Table(
+        "id", "tenant", "role", "name", "created (UTC)", "expires", "revoked", "last used", header_style="bold"
+    )
+    for token in tokens:
+        times = (token.created_at, token.expires_at, token.revoked_at, token.last_used_at)
+        shown = [f"{at:%Y-%m-%d %H:%M}" if at else "-" for at in times]
+        table.add_row(token.id, token.tenant, token.role, token.name, *shown)
+    open_console().print(table)
+
+
+def revoke_token(token_id: str) -> None:
+    """Make a token worthless."""
+    from autotune.tuner.owner import utc_now
+
+    with SharedStore.open(load_settings().database) as store:
+        store.revoke_token(token_id, now=utc_now())
+    print(f"token {token_id} is revoked")

@@ -1,0 +1,1 @@
+"""The service as the command line reaches it: the only importer of httpx."""

@@ -1,0 +1,1 @@
+"""The shared service: API, pages and Optuna dashboard over HTTP. It never runs a trial."""

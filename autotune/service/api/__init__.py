@@ -1,0 +1,1 @@
+"""The API under `/v1`: thin routers over the store and the tuner's records."""

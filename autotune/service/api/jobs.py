@@ -1,0 +1,95 @@
+"""Jobs: submit, list, show, cancel, resume."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+
+from autotune.records import Record
+from autotune.results import JobStatus
+from autotune.service.admission import SubmitRequest, submit
+from autotune.service.api.paging import cursor_of, cursor_text
+from autotune.service.auth import Submitter, Viewer
+from autotune.service.problems import Problem
+from autotune.service.state import State, state_of
+from autotune.submission import Cursor, IdempotencyKey, JobFilter, JobSummary, SubmittedJob
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+MOST_JOBS = 200  # of one page
+
+Service = Annotated[State, Depends(state_of)]
+
+
+class JobReference(Record):
+    """A job that was submitted, or that its status changed."""
+
+    id: str
+    status: JobStatus
+    href: str  # where it is shown
+
+
+class JobPage(Record):
+    """A page of the job list, newest first."""
+
+    jobs: tuple[JobSummary, ...]
+    next_cursor: str | None = None  # None: there are no more
+
+
+@router.post("", status_code=202, responses={409: {"model": Problem}, 422: {"model": Problem}, 429: {"model": Problem}})
+def submit_job(
+    state: Service,
+    principal: Submitter,
+    asked: SubmitRequest,
+    response: Response,
+    idempotency_key: Annotated[IdempotencyKey | None, Header()] = None,
+) -> JobReference:
+    """Put a job into the queue. With an `Idempotency-Key` the same request may be sent again and makes one job."""
+    admitted = submit(state, principal, asked, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{admitted.id}"
+    return reference(state, admitted.id, principal.scope)
+
+
+@router.get("")
+def list_jobs(
+    state: Service,
+    principal: Viewer,
+    status: Annotated[list[JobStatus] | None, Query()] = None,
+    name: str | None = None,
+    search: Annotated[str | None, Query(max_length=100, description="In the id or the name.")] = None,
+    tenant: Annotated[str | None, Query(description="For admins: only this tenant's.")] = None,
+    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 50,
+) -> JobPage:
+    """The jobs of the caller's tenant (for admins of all), newest first."""
+    wanted = JobFilter(tenant=principal.scope or tenant, status=tuple(status or ()), name=name, search=search)
+    jobs, more = state.store.page(wanted, after=cursor_of(cursor) if cursor else None, most=limit)
+    last = Cursor(created_at=jobs[-1].created_at, id=jobs[-1].id) if jobs and more else None
+    return JobPage(jobs=jobs, next_cursor=cursor_text(last) if last else None)
+
+
+@router.get("/{job_id}", responses={404: {"model": Problem}})
+def show_job(state: Service, principal: Viewer, job_id: str) -> SubmittedJob:
+    """A job with its documents, its place in the queue, what it does now, and its result."""
+    return state.store.submitted(job_id, tenant=principal.scope, now=state.now())
+
+
+@router.post("/{job_id}/cancel", status_code=202, responses={404: {"model": Problem}, 409: {"model": Problem}})
+def cancel_job(state: Service, principal: Submitter, job_id: str) -> JobReference:
+    """Cancel a waiting job at once; ask a running one to stop, which it does within seconds and keeps its results."""
+    reference(state, job_id, principal.scope)
+    state.store.cancel(job_id, now=state.now())
+    return reference(state, job_id, principal.scope)
+
+
+@router.post("/{job_id}/resume", status_code=202, responses={404: {"model": Problem}, 409: {"model": Problem}})
+def resume_job(state: Service, principal: Submitter, job_id: str) -> JobReference:
+    """Put a failed or cancelled job into the queue again; measured trials are kept."""
+    reference(state, job_id, principal.scope)
+    state.store.requeue(job_id, now=state.now())
+    return reference(state, job_id, principal.scope)
+
+
+def reference(state: State, job_id: str, tenant: str | None) -> JobReference:
+    """The job's id and status. Raises NotFound, also for a job of another tenant."""
+    job = state.store.submitted(job_id, tenant=tenant, now=state.now()).job
+    return JobReference(id=job.id, status=job.status, href=f"/v1/jobs/{job.id}")

@@ -1,0 +1,100 @@
+"""Errors as `application/problem+json` (RFC 9457): what happened, what to do, and every problem of the input."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from autotune.errors import AutotuneError, Conflict, EnvironmentProblem, InputError, LimitReached, NotFound, StoreError
+from autotune.records import Record
+from autotune.telemetry import get_logger
+
+log = get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS: tuple[tuple[type[AutotuneError], int, str], ...] = (  # the first that fits
+    (NotFound, 404, "Not found"),
+    (Conflict, 409, "Conflict"),
+    (LimitReached, 429, "Limit reached"),
+    (InputError, 422, "The input is wrong"),
+    (EnvironmentProblem, 503, "This server cannot do it"),
+    (StoreError, 503, "The database cannot be used"),
+)
+
+
+class Problem(Record):
+    """The body of every error."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    problems: tuple[str, ...] = ()  # each with its place, such as `job.sla.p99_ttft_ms: must be greater than 0`
+
+
+class Refused(Exception):
+    """A request that is refused before anybody works on it."""
+
+    def __init__(self, status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail, self.headers = status, title, detail, headers or {}
+
+
+def answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The response that tells a problem."""
+    return JSONResponse(
+        problem.model_dump(mode="json"), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers
+    )
+
+
+def of_error(exc: AutotuneError) -> Problem:
+    """What an error of ours says. What is wrong with the database is told without its address."""
+    status, title = next((status, title) for kind, status, title in _STATUS if isinstance(exc, kind))
+    if isinstance(exc, StoreError):
+        return Problem(title=title, status=status, detail="the database cannot be used at the moment; try again later")
+    problems = exc.problems if isinstance(exc, InputError) else ()
+    return Problem(title=title, status=status, detail=str(exc), problems=problems)
+
+
+def install(app: FastAPI) -> None:
+    """Let every error of the application leave as a problem."""
+
+    async def known(_request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, AutotuneError)
+        if isinstance(exc, StoreError):
+            log.warning("database_failed", problem=str(exc))
+        return answer(of_error(exc))
+
+    async def refused(_request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, Refused)
+        return answer(Problem(title=exc.title, status=exc.status, detail=exc.detail), exc.headers)
+
+    async def invalid(_request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, RequestValidationError)
+        problems = tuple(_told(error) for error in exc.errors())
+        return answer(Problem(title="The input is wrong", status=422, detail="; ".join(problems), problems=problems))
+
+    async def plain(_request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, HTTPException)
+        problem = Problem(title=str(exc.detail), status=exc.status_code, detail=str(exc.detail))
+        return answer(problem, dict(exc.headers or {}))
+
+    async def crashed(request: Request, exc: Exception) -> JSONResponse:
+        log.error("request_crashed", method=request.method, path=request.url.path, exc_info=exc)
+        detail = "the server has a defect; its log says more"
+        return answer(Problem(title="Internal error", status=500, detail=detail))
+
+    app.add_exception_handler(AutotuneError, known)
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, plain)
+    app.add_exception_handler(Exception, crashed)
+
+
+def _told(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path", "header"))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

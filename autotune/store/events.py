@@ -1,0 +1,69 @@
+"""What happened to jobs, in the order of the commits: written in the transaction of the change itself."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from autotune.results import Measured, Trial, TrialResult
+from autotune.store.schema import EventRow
+from autotune.submission import EventKind, JobEvent
+
+MOST_EVENTS = 1000  # of one answer
+
+
+def note(
+    session: Session, job_id: str, kind: EventKind, data: Mapping[str, Any] | None = None, trial: int | None = None
+) -> None:
+    """Add an event. The caller has the job's row locked, so that ids within a job grow in the order of commits."""
+    session.add(EventRow(job_id=job_id, at=datetime.now(UTC), kind=kind, trial=trial, data=dict(data or {})))
+
+
+def since(session: Session, job_id: str, after: int) -> tuple[JobEvent, ...]:
+    """The events of a job with larger ids, at most `MOST_EVENTS`, by id."""
+    newer = select(EventRow).where(EventRow.job_id == job_id, EventRow.id > after)
+    return tuple(_record(row) for row in session.scalars(newer.order_by(EventRow.id).limit(MOST_EVENTS)))
+
+
+def of_all_since(session: Session, after: int) -> tuple[JobEvent, ...]:
+    """The events of every job with larger ids, at most `MOST_EVENTS`, by id.
+
+    On PostgreSQL transactions of different jobs may commit out of the order of their ids: good for waking somebody up,
+    not for reading without gaps.
+    """
+    newer = select(EventRow).where(EventRow.id > after)
+    return tuple(_record(row) for row in session.scalars(newer.order_by(EventRow.id).limit(MOST_EVENTS)))
+
+
+def last_id(session: Session) -> int:
+    """The largest id so far; 0 when nothing has happened."""
+    return session.scalar(select(func.max(EventRow.id))) or 0
+
+
+def beginning(trial: Trial) -> dict[str, Any]:
+    """What is told of a trial that begins."""
+    return {"purpose": trial.purpose, "origin": trial.origin, "attempt": trial.attempts}
+
+
+def ending(purpose: str, result: TrialResult) -> dict[str, Any]:
+    """What is told of a trial that ended: its outcome, and its operating point or the cause of its failure."""
+    outcome = result.outcome
+    told: dict[str, Any] = {"purpose": purpose, "outcome": outcome.kind}
+    if not isinstance(outcome, Measured):
+        return told | {"failure": outcome.evidence.failure.value, "cause": outcome.evidence.cause}
+    if not outcome.points:
+        return told
+    point = outcome.closest_point
+    p99 = [quantile.value_ms for quantile in point.ttft.quantiles if quantile.percent == 99]
+    return told | {
+        "meets_sla": outcome.operating_point is not None,
+        "load": point.load.model_dump(mode="json"),
+        "output_throughput_per_device": point.output_throughput_per_device,
+        "p99_ttft_ms": p99[0] if p99 else None,
+    }
+
+
+def _record(row: EventRow) -> JobEvent:
+    return JobEvent(id=row.id, job=row.job_id, at=row.at, kind=row.kind, trial=row.trial, data=row.data)

@@ -1,0 +1,88 @@
+"""Reading jobs by the page: only columns, never a job's documents."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Row, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from autotune.results import JobStatus
+from autotune.spec import Sla
+from autotune.store.schema import FrontPointRow, JobRow, LoadPointRow, TrialRow
+from autotune.submission import Cursor, JobFilter, JobSummary
+
+_SEARCHED = ("baseline", "search")
+_PLAIN = ("id", "name", "tenant", "status", "message", "priority", "submitted_by", "cancel_requested")
+_TIMES = ("created_at", "queued_at", "started_at", "finished_at")
+_COLUMNS = (*(getattr(JobRow, name) for name in (*_PLAIN, *_TIMES)), JobRow.spec)
+
+
+def page(session: Session, wanted: JobFilter, after: Cursor | None, most: int) -> tuple[tuple[JobSummary, ...], bool]:
+    """At most `most` jobs, newest first, and whether there are more."""
+    query = select(*_COLUMNS).where(*_conditions(wanted))
+    if after is not None:
+        same = and_(JobRow.created_at == after.created_at, JobRow.id < after.id)
+        query = query.where(or_(JobRow.created_at < after.created_at, same))
+    found = session.execute(query.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(most + 1)).all()
+    return _summaries(session, found[:most]), len(found) > most
+
+
+def summary(session: Session, job_id: str) -> JobSummary | None:
+    """One line of the list."""
+    found = session.execute(select(*_COLUMNS).where(JobRow.id == job_id)).all()
+    return _summaries(session, found)[0] if found else None
+
+
+def counts(session: Session) -> dict[tuple[str, JobStatus], int]:
+    """How many jobs of each tenant are in each status."""
+    counted = select(JobRow.tenant, JobRow.status, func.count()).group_by(JobRow.tenant, JobRow.status)
+    return {(tenant, JobStatus(status)): number for tenant, status, number in session.execute(counted)}
+
+
+def _conditions(wanted: JobFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.tenant is not None:
+        conditions.append(JobRow.tenant == wanted.tenant)
+    if wanted.status:
+        conditions.append(JobRow.status.in_([status.value for status in wanted.status]))
+    if wanted.name is not None:
+        conditions.append(JobRow.name == wanted.name)
+    if wanted.search is not None:
+        conditions.append(
+            or_(*(column.contains(wanted.search, autoescape=True) for column in (JobRow.id, JobRow.name)))
+        )
+    return conditions
+
+
+def _summaries(session: Session, found: Sequence[Row[Any]]) -> tuple[JobSummary, ...]:
+    ids = [row.id for row in found]
+    ended = select(TrialRow.job_id, func.count()).where(
+        TrialRow.job_id.in_(ids), TrialRow.outcome.is_not(None), TrialRow.purpose.in_(_SEARCHED)
+    )
+    best = select(LoadPointRow.job_id, func.max(LoadPointRow.output_throughput_per_device)).where(
+        LoadPointRow.job_id.in_(ids), LoadPointRow.feasible
+    )
+    front = select(FrontPointRow.job_id, func.count()).where(FrontPointRow.job_id.in_(ids))
+    trials = dict(session.execute(ended.group_by(TrialRow.job_id)).tuples().all())
+    throughputs = dict(session.execute(best.group_by(LoadPointRow.job_id)).tuples().all())
+    sizes = dict(session.execute(front.group_by(FrontPointRow.job_id)).tuples().all())
+    return tuple(
+        JobSummary(
+            **{name: getattr(row, name) for name in (*_PLAIN, *_TIMES)},
+            **_of_spec(row.spec),
+            trials=trials.get(row.id, 0),
+            best_output_throughput_per_device=throughputs.get(row.id),
+            front_size=sizes.get(row.id, 0),
+        )
+        for row in found
+    )
+
+
+def _of_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: str(spec.get(name, "")) for name in ("model", "engine", "workload", "search_space")}
+    try:
+        sla = Sla.model_validate(spec.get("sla")).text
+    except ValidationError:  # a job of an earlier version
+        sla = ""
+    return {**texts, "sla": sla, "budget_trials": (spec.get("budget") or {}).get("trials", 0)}

@@ -1,0 +1,45 @@
+"""What everybody who launches engines sets up: the fleet, the study, and what a signal does."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from autotune.fleet import Fleet
+from autotune.results import Job
+from autotune.search_space import SearchSpace
+from autotune.settings import Settings
+from autotune.spec import JobSpec
+from autotune.store import Lease, Store, url_for_optuna
+from autotune.study import note
+from autotune.study.grid import Grid
+from autotune.study.persisted import PersistedStudy, open_storage
+from autotune.tuner.context import JobContext
+from autotune.tuner.events import Observer
+from autotune.tuner.job import run_job
+from autotune.tuner.ledger import Books
+
+SIMULATED_DEVICES = 4  # of a local Ray with a simulated engine: enough for tensor parallelism, few for a laptop
+
+
+@contextmanager
+def open_fleet(
+    context: JobContext, settings: Settings, on_sigterm: Callable[..., object] = signal.default_int_handler
+) -> Iterator[Fleet]:
+    """The devices of the configured cluster, or of a local Ray. SIGTERM ends a command as Ctrl-C does."""
+    local_devices = SIMULATED_DEVICES if context.profile.platform == "simulated" else None
+    with Fleet(context.spec.devices, address=settings.ray_address, local_devices=local_devices) as fleet:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set its own, which aborts half-way
+        yield fleet
+
+
+def open_study(job: Job, settings: Settings) -> PersistedStudy:
+    """The study that people watch of a job."""
+    space, spec = SearchSpace.model_validate(job.space), JobSpec.model_validate(job.spec)
+    return PersistedStudy(open_storage(url_for_optuna(settings.database)), job.id, spec.sla, Grid.of(space))
+
+
+def tune(context: JobContext, settings: Settings, store: Store, lease: Lease, fleet: Fleet, observe: Observer) -> Job:
+    """Run a leased job to its end, with its study described; raises what `run_job` raises."""
+    study = open_study(context.job, settings)
+    study.describe(note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload))
+    return run_job(context, Books(store, lease, study), fleet, observe)

@@ -1,0 +1,1 @@
+"""A process that takes jobs from the queue and runs them, one at a time."""
