@@ -27,6 +27,8 @@ def run_server(host: str, port: int, *, worker: bool) -> None:
     def announce(address: str) -> None:
         print(f"vllm-autotune: {address}  (Ctrl-C ends it)", flush=True)
 
+    # uvicorn raises the signal once more when it has shut down: then the worker still has to be ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(load_settings(), announce, host=host, port=port, worker=worker)
 
 
