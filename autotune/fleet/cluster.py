@@ -3,19 +3,24 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from autotune.errors import EnvironmentProblem
+from autotune.fleet.token import LocalToken
 from autotune.spec import Devices
 
 OBJECT_STORE_BYTES = 100 * 2**20  # only small records travel; Ray's default takes 30 % of the memory
 
 
-def connect(devices: Devices, address: str | None, local_devices: int | None) -> None:
-    """Join the cluster at `address`, or start a local Ray. Raises EnvironmentProblem when no cluster answers."""
+def connect(devices: Devices, address: str | None, local_devices: int | None) -> Callable[[], None]:
+    """Join the cluster at `address`, or start a local Ray that only we may use; returns how to leave it.
+
+    Raises EnvironmentProblem when no cluster answers.
+    """
     options: dict[str, Any] = {
         "include_dashboard": False,
         "log_to_driver": False,
@@ -26,8 +31,11 @@ def connect(devices: Devices, address: str | None, local_devices: int | None) ->
         try:
             ray.init(address=address, **options)
         except (ConnectionError, RayError, ValueError) as exc:
-            raise EnvironmentProblem(f"no Ray cluster answers at {address!r}: {exc}") from exc
-        return
+            raise EnvironmentProblem(
+                f"no Ray cluster answers at {address!r}: {exc} (a cluster that wants a token: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)"
+            ) from exc
+        return _leave
     _quiet_environment()
     options |= {"_node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES}
     if local_devices is not None:
@@ -35,8 +43,23 @@ def connect(devices: Devices, address: str | None, local_devices: int | None) ->
     elif devices.resource == "CPU":
         # Ray counts the machine's cores; trials find those that this process may use.
         options |= _local_resources("CPU", len(os.sched_getaffinity(0)))
-    ray.init(address="local", **options)
+    token = LocalToken()
+    try:
+        ray.init(address="local", **options)
+    except BaseException:
+        token.close()
+        raise
     _wait_for_resource(devices.resource)
+
+    def leave() -> None:
+        _leave()
+        token.close()
+
+    return leave
+
+
+def _leave() -> None:
+    ray.shutdown()
 
 
 def _quiet_environment() -> None:

@@ -54,9 +54,7 @@ class Fleet:
         self._stopping = False  # then a trial whose actor is lost is not given another one
         self._leaving: list[Any] = []  # actors that end once the next trial has found its devices elsewhere
         self._quarantined: list[_Quarantined] = []
-        self._owns_ray = not ray.is_initialized()
-        if self._owns_ray:
-            connect(devices, address, local_devices)
+        self._leave_ray = None if ray.is_initialized() else connect(devices, address, local_devices)
 
     def __enter__(self) -> "Fleet":
         return self
@@ -70,8 +68,8 @@ class Fleet:
         for quarantined in self._quarantined:
             ray.kill(quarantined.actor)
         self._quarantined.clear()
-        if self._owns_ray:
-            ray.shutdown()
+        if self._leave_ray is not None:
+            self._leave_ray()
 
     @property
     def devices_per_node(self) -> int:
