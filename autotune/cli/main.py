@@ -156,6 +156,17 @@ def bench(
 
 
 @app.command()
+def diagnose(
+    log: Annotated[str, typer.Argument(help="An engine's log; - reads standard input.", metavar="LOG")],
+    as_json: AsJson = False,
+) -> None:
+    """Say why an engine failed, from its log alone: cause, the line that tells, and what to do."""
+    from autotune.cli.diagnose import diagnose_log
+
+    raise typer.Exit(diagnose_log(log, as_json=as_json))
+
+
+@app.command()
 def jobs(as_json: AsJson = False) -> None:
     """List the jobs in the database."""
     from autotune.cli.results import list_jobs

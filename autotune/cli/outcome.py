@@ -4,7 +4,7 @@ from pathlib import Path
 
 from autotune.errors import InputError
 
-DONE, NOTHING_MEETS_SLA, TRIAL_FAILED, INTERRUPTED = 0, 4, 5, 130
+DONE, NOTHING_MEETS_SLA, TRIAL_FAILED, NO_CAUSE, INTERRUPTED = 0, 4, 5, 6, 130
 
 
 def check_writable(*paths: Path | None) -> None:

@@ -1,14 +1,11 @@
 """Why an engine failed, as evidence for a person: from its log, its exit code and the signal that ended it."""
 
-import re
 import signal as signals
 
-from autotune.diagnosis.log_lines import read_lines
-from autotune.diagnosis.matching import Finding, diagnose
+from autotune.diagnosis.matching import Finding, LogReading, read_log
 from autotune.results import Evidence, FailureClass
 
 TAIL_LINES = 30
-_EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt): .+")
 
 
 def read_failure(log_text: str, *, exit_code: int | None, signal: int | None, log_path: str) -> Evidence:
@@ -18,21 +15,21 @@ def read_failure(log_text: str, *, exit_code: int | None, signal: int | None, lo
     SIGKILL. A known message decides; without one a SIGKILL from outside is taken for the kernel's out-of-memory killer.
     """
     killed_by = signal or _signal_of(exit_code)
-    finding = _conclusive(log_text, gave_up=exit_code is None and killed_by is None)
+    read = read_log([log_text])
+    finding = _conclusive(read, gave_up=exit_code is None and killed_by is None)
     if finding is not None and not finding.wrapper:
         evidence = _of_finding(finding)
     elif killed_by == signals.SIGKILL:
         evidence = _killed_from_outside()
     else:
-        evidence = _unknown(log_text, finding, _ending(exit_code, killed_by))
+        evidence = _unknown(read, finding, _ending(exit_code, killed_by))
     return evidence.model_copy(update={"log_tail": _tail(log_text), "log_path": log_path})
 
 
-def _conclusive(log_text: str, *, gave_up: bool) -> Finding | None:
+def _conclusive(read: LogReading, *, gave_up: bool) -> Finding | None:
     """What the log names; "waiting for a worker" explains only an engine that hung, not one that ended by itself."""
-    finding = diagnose(log_text)
-    harmless = finding is not None and finding.signature == "shm_broadcast_wait" and not gave_up
-    return None if harmless else finding
+    harmless = read.finding is not None and read.finding.signature == "shm_broadcast_wait" and not gave_up
+    return None if harmless else read.finding
 
 
 def _signal_of(exit_code: int | None) -> int | None:
@@ -63,13 +60,13 @@ def _killed_from_outside() -> Evidence:
     )
 
 
-def _unknown(log_text: str, wrapper: Finding | None, ending: str) -> Evidence:
+def _unknown(read: LogReading, wrapper: Finding | None, ending: str) -> Evidence:
     return Evidence(
         failure=FailureClass.UNKNOWN,
         signature=wrapper.signature if wrapper else None,
         cause=wrapper.cause if wrapper else f"{ending} Its log names no known cause.",
         advice="Read the end of the log; the configuration is treated as one that cannot run.",
-        line=wrapper.line if wrapper else _last_exception(log_text),
+        line=wrapper.line if wrapper else read.last_exception,
     )
 
 
@@ -78,11 +75,6 @@ def _ending(exit_code: int | None, killed_by: int | None) -> str:
         name = signals.Signals(killed_by).name if killed_by in list(signals.Signals) else "unnamed"
         return f"The engine was ended by signal {killed_by} ({name}: {signals.strsignal(killed_by) or 'unknown'})."
     return "The engine did not become ready." if exit_code is None else f"The engine ended with exit code {exit_code}."
-
-
-def _last_exception(log_text: str) -> str:
-    messages = (line.message for line in reversed(read_lines(log_text)) if not line.quiet)
-    return next((message for message in messages if _EXCEPTION.match(message)), "")
 
 
 def _tail(log_text: str) -> str:

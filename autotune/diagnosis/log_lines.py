@@ -14,6 +14,7 @@ _PREFIXES = re.compile(
     re.VERBOSE,
 )
 _QUIET_LEVELS = ("DEBUG", "INFO")
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt): .+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class LogLine:
     def quiet(self) -> bool:
         """Whether the line only informs. Arguments and plans appear in such lines, never an error."""
         return self.level in _QUIET_LEVELS
+
+    @property
+    def names_exception(self) -> bool:
+        """Whether it is the line of a Python traceback that says what was raised."""
+        return not self.quiet and _EXCEPTION.match(self.message) is not None
 
 
 def read_lines(log_text: str) -> list[LogLine]:

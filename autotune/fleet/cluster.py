@@ -32,8 +32,8 @@ def connect(devices: Devices, address: str | None, local_devices: int | None) ->
             ray.init(address=address, **options)
         except (ConnectionError, RayError, ValueError) as exc:
             raise EnvironmentProblem(
-                f"no Ray cluster answers at {address!r}: {exc} (a cluster that wants a token: set RAY_AUTH_MODE=token, and "
-                "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)"
+                f"no Ray cluster answers at {address!r}: {exc} (where it wants a token, set RAY_AUTH_MODE=token "
+                "and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)"
             ) from exc
         return _leave
     _quiet_environment()

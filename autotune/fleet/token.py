@@ -13,7 +13,7 @@ class LocalToken:
     """A random token for one local Ray, in this process's environment until `close`.
 
     Ray's own processes listen on all interfaces and run whatever a client sends them. They inherit the token; it is in
-    no argument list, in no file and in no log, and engines get no variable of Ray's. A Ray too old for tokens ignores it.
+    no argument list, in no file and in no log, and engines get no variable of Ray's. An old Ray knows no tokens.
     """
 
     def __init__(self) -> None:
