@@ -167,6 +167,38 @@ def diagnose(
 
 
 @app.command()
+def estimate(
+    model: Annotated[str, typer.Argument(help="A model folder, its config.json, or a cached hub name.")],
+    device: Annotated[
+        str | None, typer.Option(help="910B-64GB, 910B-32GB, 910C, H100, A100-80GB …; default all.")
+    ] = None,
+    device_memory_gib: Annotated[
+        float | None, typer.Option(help="Of a device that is not known by name, in GiB.", min=0.1)
+    ] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Default the model's greatest length.", min=1)] = None,
+    max_num_seqs: Annotated[int, typer.Option(min=1)] = 256,
+    max_num_batched_tokens: Annotated[int, typer.Option(min=1)] = 2048,
+    gpu_memory_utilization: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.92,
+    kv_cache_dtype: Annotated[str, typer.Option(help="auto, fp8 or int8.")] = "auto",
+    block_size: Annotated[int, typer.Option(min=1)] = 128,
+    enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="Nothing is captured.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the memory a model needs: weights, KV cache, workspace, and how many of which devices hold it."""
+    from autotune.cli.estimate import Asked, show_estimate
+
+    launch = {
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "kv_cache_dtype": kv_cache_dtype,
+        "block_size": block_size,
+        "eager": enforce_eager,
+    }
+    show_estimate(Asked(model, device, device_memory_gib, max_model_len, launch), as_json=as_json)
+
+
+@app.command()
 def jobs(as_json: AsJson = False) -> None:
     """List the jobs in the database."""
     from autotune.cli.results import list_jobs

@@ -22,7 +22,7 @@ from autotune.instruments import InstrumentFailed
 from autotune.level_run import LevelRun, LevelWatch
 from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure
 from autotune.measurement import operating_point
-from autotune.model_card import shortfall
+from autotune.model_card import shape_of, shortfall
 from autotune.platforms import PLATFORMS, Device, Platform
 from autotune.results import (
     Evidence,
@@ -57,7 +57,7 @@ IDLE_TIMEOUT_S = 120.0  # the driver gives a dead engine's memory back seconds l
 HEALTH_TIMEOUT_S = 5.0
 HEALTH_PAUSE_S = 0.5
 DYING_S = 30.0  # from failed requests until an engine that dies has ended; one that has no CPU for seconds lives on
-CHANGES_SIZES = {"quantization", "kv_cache_dtype", "cpu_offload_gb", "load_format"}
+CHANGES_SIZES = {"cpu_offload_gb", "cpu_offload_params", "hf_overrides", "hf_config_path"}
 
 
 def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialResult:
@@ -166,10 +166,10 @@ class _Run:
         request = self.request
         smallest = min((device.memory_total_mib or 0 for device in granted), default=0) * 2**20
         arguments = request.config.arguments
-        if CHANGES_SIZES & {name for name, value in arguments.items() if value not in (None, "auto", 0)}:
+        changed = {name for name, value in arguments.items() if value not in (None, 0)}
+        if CHANGES_SIZES & changed or ("quantization" in changed and request.model.scheme is None):
             return None  # the files at hand do not say what they will take
-        length = int(arguments.get("max_model_len", 0))
-        reason = shortfall(request.model, max_model_len=length, devices=request.config.devices, device_bytes=smallest)
+        reason = shortfall(request.model, shape_of(arguments), smallest)
         return self.failed(failures.too_large(reason)) if reason is not None else None
 
     def _in_use(self, platform: Platform) -> TrialOutcome | None:

@@ -44,7 +44,6 @@ CARD = ModelCard(
     special_ids=frozenset(),
     max_positions=4096,
     weight_bytes=0,
-    kv_bytes_per_token=0,
     layer_parameters=10**9,
 )
 SLOTS = Bottleneck(kind="slots", evidence="all 4 places were taken", advice="Raise max_num_seqs.")

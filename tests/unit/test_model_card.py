@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import InputError
-from autotune.model_card import ModelCard, find_model, read_model, request_flops, shortfall
+from autotune.model_card import KvLayers, ModelCard, Parallel, Shape, find_model, read_model, request_flops, shortfall
 
 GIB = 2**30
 # Qwen3-32B: 64 layers, 8 KV heads of 128 values.
@@ -31,7 +31,7 @@ CARD = ModelCard(
     special_ids=frozenset(),
     max_positions=4096,
     weight_bytes=60 * GIB,
-    kv_bytes_per_token=2**18,
+    kv_layers=(KvLayers(64, 2**18, 8),),
 )
 
 
@@ -153,29 +153,37 @@ def test_a_link_out_of_the_roots_is_refused(tmp_path: Path):
 
 def test_weights_and_one_request_that_exceed_the_devices_surely_cannot_fit():
     """60 GiB and 16384 tokens of 256 KiB (4 GiB) on 32 GiB x 1."""
-    told = shortfall(CARD, max_model_len=16384, devices=1, device_bytes=32 * GIB)
+    told = shortfall(CARD, Shape(16384), 32 * GIB)
     assert told == ("weights (60.0 GiB) and the KV cache of one request of 16384 tokens (4.0 GiB) exceed 1 x 32.0 GiB")
 
 
 def test_the_kv_cache_of_one_request_decides_at_the_edge():
     """60 + 4 GiB fill 64 GiB exactly; one token more does not fit."""
-    assert shortfall(CARD, max_model_len=16384, devices=1, device_bytes=64 * GIB) is None
-    assert shortfall(CARD, max_model_len=16385, devices=1, device_bytes=64 * GIB) is not None
+    assert shortfall(CARD, Shape(16384), 64 * GIB) is None
+    assert shortfall(CARD, Shape(16385), 64 * GIB) is not None
 
 
 def test_devices_share_the_model():
-    assert shortfall(CARD, max_model_len=16384, devices=2, device_bytes=32 * GIB) is None
+    assert shortfall(CARD, Shape(16384, Parallel(tensor=2)), 32 * GIB) is None
+    assert shortfall(CARD, Shape(16384, Parallel(pipeline=2)), 32 * GIB) is None
+
+
+def test_data_parallel_replicas_share_nothing_but_experts():
+    told = shortfall(CARD, Shape(16384, Parallel(data=2)), 32 * GIB)
+    assert told is not None
+    assert "(60.0 GiB on each)" in told
+    assert shortfall(replace(CARD, expert_bytes=60 * GIB), Shape(8192, Parallel(data=2)), 32 * GIB) is None
 
 
 def test_a_platform_without_device_memory_is_not_judged():
-    assert shortfall(CARD, max_model_len=16384, devices=1, device_bytes=0) is None
+    assert shortfall(CARD, Shape(16384), 0) is None
 
 
 @given(st.integers(0, 10**6), st.integers(1, 16), st.integers(1, 128))
 def test_more_devices_never_make_a_model_too_large(length: int, devices: int, gib: int):
     card = replace(CARD, weight_bytes=200 * GIB)
-    if shortfall(card, max_model_len=length, devices=devices, device_bytes=gib * GIB) is None:
-        assert shortfall(card, max_model_len=length, devices=devices + 1, device_bytes=gib * GIB) is None
+    if shortfall(card, Shape(length, Parallel(tensor=devices)), gib * GIB) is None:
+        assert shortfall(card, Shape(length, Parallel(tensor=devices + 1)), gib * GIB) is None
 
 
 # Work per token

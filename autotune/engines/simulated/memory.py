@@ -7,6 +7,7 @@ from autotune.engines.simulated.model import Model
 from autotune.engines.simulated.options import Options
 from autotune.engines.simulated.refusal import Refused, by_core, by_worker
 from autotune.engines.simulated.scheduler import Limits
+from autotune.model_card import activation_bytes
 
 _GIB = 2**30
 _GRAPH_BYTES = {"cuda": 8 * 2**20, "ascend": 6 * 2**20, "cpu": 0}  # of one captured size
@@ -58,9 +59,14 @@ def _check_share(options: Options, device: Device) -> None:
 
 
 def _activation_bytes(options: Options, model: Model, limits: Limits) -> int:
-    """The peak while a full step runs: hidden states, both halves of the feed-forward part, and the logits."""
-    per_token = 2 * (6 * model.hidden + 3 * model.intermediate // options.tensor_parallel_size)
-    return per_token * limits.max_num_batched_tokens + 4 * model.vocabulary * limits.max_num_seqs
+    return activation_bytes(
+        hidden=model.hidden,
+        intermediate=model.intermediate,
+        vocabulary=model.vocabulary,
+        tensor_parallel=options.tensor_parallel_size,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_num_seqs=limits.max_num_seqs,
+    )
 
 
 def _communication_bytes(options: Options, device: Device) -> int:
