@@ -1,0 +1,1 @@
+"""What each command is called and takes, in groups; a command imports what only it needs."""
