@@ -287,6 +287,18 @@ class Confirmation(Record):
     p99_ttft_ms: float | None  # worst over the runs
 
 
+class JudgedLine(Record):
+    """One line of an SLA as re-runs keep it: the mean plus one standard error decides. None: it never came in a run."""
+
+    name: str  # p99_ttft_ms, error_rate
+    limit: float
+    mean: float | None
+    decides: float | None  # mean plus standard error; where the SLA has a confidence, of the upper bounds
+    lower: float | None  # the lowest of the runs' 95 % bounds; an error rate has none
+    upper: float | None  # the highest
+    holds: bool
+
+
 class Recommendation(Record):
     """The choice with its reason, or why there is none."""
 

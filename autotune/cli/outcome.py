@@ -5,6 +5,7 @@ from pathlib import Path
 from autotune.errors import InputError
 
 DONE, NOTHING_MEETS_SLA, TRIAL_FAILED, NO_CAUSE, INTERRUPTED = 0, 4, 5, 6, 130
+SLA_BROKEN = NOTHING_MEETS_SLA  # by what was verified
 
 
 def check_writable(*paths: Path | None) -> None:

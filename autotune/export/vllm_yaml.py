@@ -31,4 +31,4 @@ def _how_to_start(source: ExportSource) -> str:
 
 
 def _how_to_verify(source: ExportSource) -> str:
-    return f"# For programs:\n{replay_line(source)}"
+    return f"# Measure it again with: autotune verify THIS_FILE.yaml, which reads this line:\n{replay_line(source)}"

@@ -2,6 +2,6 @@
 
 from autotune.instruments.client import Client, InstrumentFailed, InstrumentOverdue
 from autotune.instruments.level import send
-from autotune.instruments.rules import problems, version_problem
+from autotune.instruments.rules import Instrument, problems, version_problem
 
-__all__ = ["Client", "InstrumentFailed", "InstrumentOverdue", "problems", "send", "version_problem"]
+__all__ = ["Client", "Instrument", "InstrumentFailed", "InstrumentOverdue", "problems", "send", "version_problem"]

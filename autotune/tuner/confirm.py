@@ -6,9 +6,20 @@ so candidates are ranked by their re-runs only.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from autotune.results import Confirmation, Infeasible, JobResult, Latency, LoadPoint, Measured, Trial, TrialOutcome
+from autotune.results import (
+    Confirmation,
+    Infeasible,
+    JobResult,
+    JudgedLine,
+    Latency,
+    LoadPoint,
+    Measured,
+    Trial,
+    TrialOutcome,
+    TrialResult,
+)
 from autotune.selection import candidates, pareto_front, recommend
 from autotune.spec import LatencyLimit, Sla
 from autotune.tuner.loop import Tuning
@@ -78,7 +89,13 @@ def _outcome(trial: Trial) -> TrialOutcome | None:
 
 def valid_runs(trial: Trial) -> tuple[LoadPoint, ...]:
     """The runs of a launch in which the load generator was not the bottleneck."""
-    return tuple(point for point in _points(trial) if not point.invalid)
+    return valid_points(trial.result) if trial.result else ()
+
+
+def valid_points(result: TrialResult) -> tuple[LoadPoint, ...]:
+    """What a launch brought home that can be believed; nothing when it failed."""
+    points = result.outcome.points if isinstance(result.outcome, Measured) else ()
+    return tuple(point for point in points if not point.invalid)
 
 
 def _again(tuning: Tuning, trial: Trial, planned: tuple[int, int]) -> None:
@@ -94,17 +111,50 @@ def judge(trial: int, runs: Sequence[LoadPoint], sla: Sla) -> Confirmation:
     studies, against 23 % for the best observed one. A run without a percentile (too many failures) does not hold.
     Where the SLA has a confidence, each run's upper bound takes the percentile's place, as it does in the search.
     """
-    lines = [(limit.limit_ms, [_deciding_ms(run, limit, sla) for run in runs]) for limit in sla.latency_limits]
-    errors = [run.error_rate for run in runs]
     p99s = [run.p99_ttft_ms for run in runs]
     return Confirmation(
         trial=trial,
         load=runs[0].load,
         runs=tuple(runs),
-        holds=all(_upper(values) <= limit for limit, values in [*lines, (sla.error_rate, errors)]),
+        holds=all(line.holds for line in judged_lines(runs, sla)),
         output_throughput_per_device=statistics.fmean(run.output_throughput_per_device for run in runs),
         p99_ttft_ms=max((p for p in p99s if p is not None), default=None) if None not in p99s else None,
     )
+
+
+def judged_lines(runs: Sequence[LoadPoint], sla: Sla) -> tuple[JudgedLine, ...]:
+    """Every line of the SLA by the rule of `judge`: the latency lines in their order, then the error rate."""
+    errors = [run.error_rate for run in runs]
+    failures = JudgedLine(
+        name="error_rate",
+        limit=sla.error_rate,
+        mean=statistics.fmean(errors),
+        decides=_upper(errors),
+        lower=None,
+        upper=None,
+        holds=_upper(errors) <= sla.error_rate,
+    )
+    return (*(_judged(runs, limit, sla) for limit in sla.latency_limits), failures)
+
+
+def _judged(runs: Sequence[LoadPoint], limit: LatencyLimit, sla: Sla) -> JudgedLine:
+    latencies: list[Latency] = [getattr(run, limit.metric) for run in runs]
+    found = [latency.at(limit.percent) for latency in latencies if latency.count]
+    decides = _upper([_deciding_ms(run, limit, sla) for run in runs])
+    return JudgedLine(
+        name=limit.name,
+        limit=limit.limit_ms,
+        mean=_of_all([quantile.value_ms for quantile in found], statistics.fmean),
+        decides=None if math.isinf(decides) else decides,
+        lower=_of_all([quantile.lower_ms for quantile in found], min),
+        upper=_of_all([quantile.upper_ms for quantile in found], max),
+        holds=decides <= limit.limit_ms,
+    )
+
+
+def _of_all(values: Sequence[float | None], sum_up: Callable[[Sequence[float]], float]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum_up(known) if known and len(known) == len(values) else None
 
 
 def _deciding_ms(run: LoadPoint, limit: LatencyLimit, sla: Sla) -> float:

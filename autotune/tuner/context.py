@@ -19,7 +19,7 @@ from autotune.engine_config import EngineConfig, Value, devices_needed
 from autotune.engines.examine import EngineInfo, probe
 from autotune.engines.simulated import info as simulated
 from autotune.errors import EnvironmentProblem, InputError
-from autotune.instruments import version_problem
+from autotune.instruments import Instrument, version_problem
 from autotune.model_card import ModelCard, find_model, read_model
 from autotune.platforms import ANY_RESOURCE, PLATFORMS
 from autotune.results import Job, JobStatus, Trial
@@ -152,22 +152,24 @@ def check_same_engine(context: JobContext, trials: Sequence[Trial]) -> None:
 
 def _context(job: Job, sources: Sources, chosen: EngineProfile, model: ModelCard, settings: Settings) -> JobContext:
     derived: dict[str, Value] = {"max_model_len": _max_model_len(sources, model)}
-    engine = _engine(chosen, settings.home / "probes")
+    engine = describe_engine(chosen, settings.home / "probes")
     _check_arguments(sources.space, engine)
-    tool = _instrument(sources.spec, chosen, engine, settings)
+    tool = find_instrument(sources.spec.instrument, sources.spec.engine, chosen, engine, settings)
     return JobContext(job, sources.spec, sources.space, sources.workload, chosen, model, engine, derived, tool)
 
 
-def _instrument(spec: JobSpec, chosen: EngineProfile, engine: EngineInfo, settings: Settings) -> Path | None:
-    """Where GuideLLM is, if the job asks for it. Refuses an instrument that is not there."""
-    if spec.instrument == "guidellm":
+def find_instrument(
+    instrument: Instrument, name: str, chosen: EngineProfile, engine: EngineInfo, settings: Settings
+) -> Path | None:
+    """Where GuideLLM is, if that is the instrument. Refuses one that is not there for the engine of profile `name`."""
+    if instrument == "guidellm":
         return guidellm(settings)
-    if spec.instrument == "vllm-bench" and chosen.engine == "simulated":
+    if instrument == "vllm-bench" and chosen.engine == "simulated":
         raise InputError(
-            f"instrument vllm-bench: the engine profile {spec.engine!r} is simulated and has no `vllm bench serve`; "
+            f"instrument vllm-bench: the engine profile {name!r} is simulated and has no `vllm bench serve`; "
             "use instrument: autotune or guidellm"
         )
-    problem = version_problem(spec.instrument, engine.versions.get("vllm", ""))
+    problem = version_problem(instrument, engine.versions.get("vllm", ""))
     if problem is not None:
         raise InputError(problem)
     return None
@@ -199,7 +201,7 @@ def _check_own_length(space: SearchSpace, needed: int, workload: str) -> None:
         )
 
 
-def _engine(chosen: EngineProfile, cache: Path) -> EngineInfo:
+def describe_engine(chosen: EngineProfile, cache: Path) -> EngineInfo:
     """What the engine's environment holds; asked once, for importing vLLM takes ten seconds."""
     executable = chosen.executable
     if chosen.engine == "simulated":

@@ -90,6 +90,15 @@ def _load_workload(reference: str, folder: Path, problems: list[str]) -> Workloa
         return None
 
 
+def load_workload(reference: str, folder: Path) -> Workload:
+    """A bundled workload or a file's, by its name. Raises InputError with every problem found."""
+    problems: list[str] = []
+    workload = _load_workload(reference, folder, problems)
+    if workload is None:
+        raise InputError(problems)
+    return workload
+
+
 def _too_few_requests(workload: Workload, sla: Sla) -> list[str]:
     """SLA lines whose upper bound does not exist for so few requests: no configuration could ever meet them.
 

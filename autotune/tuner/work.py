@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from autotune.fleet import Fleet
 from autotune.results import Job
 from autotune.search_space import SearchSpace
-from autotune.settings import Settings
-from autotune.spec import JobSpec
+from autotune.settings import EngineProfile, Settings
+from autotune.spec import Devices, JobSpec
 from autotune.store import Lease, Store, url_for_optuna
 from autotune.study import note
 from autotune.study.grid import Grid
@@ -25,9 +25,21 @@ SIMULATED_DEVICES = 4  # of a local Ray with a simulated engine: enough for tens
 def open_fleet(
     context: JobContext, settings: Settings, on_sigterm: Callable[..., object] = signal.default_int_handler
 ) -> Iterator[Fleet]:
+    """The devices that a job's trials run on; see `open_devices`."""
+    with open_devices(context.spec.devices, context.profile, settings, on_sigterm) as fleet:
+        yield fleet
+
+
+@contextmanager
+def open_devices(
+    devices: Devices,
+    profile: EngineProfile,
+    settings: Settings,
+    on_sigterm: Callable[..., object] = signal.default_int_handler,
+) -> Iterator[Fleet]:
     """The devices of the configured cluster, or of a local Ray. SIGTERM ends a command as Ctrl-C does."""
-    local_devices = SIMULATED_DEVICES if context.profile.platform == "simulated" else None
-    with Fleet(context.spec.devices, address=settings.ray_address, local_devices=local_devices) as fleet:
+    local_devices = SIMULATED_DEVICES if profile.platform == "simulated" else None
+    with Fleet(devices, address=settings.ray_address, local_devices=local_devices) as fleet:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set its own, which aborts half-way
         yield fleet
 

@@ -7,7 +7,7 @@ import pytest
 from autotune.measurement import quantile
 from autotune.results import Latency, LoadPoint, Trial
 from autotune.spec import Sla
-from autotune.tuner.confirm import confirmed, judge
+from autotune.tuner.confirm import confirmed, judge, judged_lines
 
 SLA = Sla.model_validate({"p99_ttft_ms": 200})
 
@@ -38,6 +38,20 @@ def test_a_mean_within_the_limit_is_not_enough(make_point: MakePoint):
 def test_one_run_is_judged_by_itself(make_point: MakePoint):
     assert judge(4, [make_point(200.0)], SLA).holds
     assert not judge(4, [make_point(200.1)], SLA).holds
+
+
+def test_each_line_tells_its_mean_its_bounds_over_the_runs_and_what_decides(make_point: MakePoint):
+    """Mean 195, standard error 25; the bounds of these points are their values."""
+    late, failed = judged_lines([make_point(170.0), make_point(220.0, failed=6)], SLA)
+    assert (late.name, late.mean, late.lower, late.upper, late.limit) == ("p99_ttft_ms", 195.0, 170.0, 220.0, 200.0)
+    assert (late.decides, late.holds) == (pytest.approx(220.0), False)
+    assert (failed.name, failed.mean, failed.limit) == ("error_rate", 0.01, 0.01)
+    assert (failed.decides, failed.holds) == (pytest.approx(0.02), False)
+
+
+def test_a_line_that_never_came_in_one_run_has_no_figures(make_point: MakePoint):
+    late, _ = judged_lines([make_point(100.0), make_point(None)], SLA)
+    assert (late.mean, late.upper, late.decides, late.holds) == (None, None, None, False)
 
 
 def test_a_run_without_a_p99_does_not_hold_and_leaves_no_number(make_point: MakePoint):

@@ -78,10 +78,10 @@ def test_a_damaged_probe_cache_is_asked_again(tmp_path: Path) -> None:
     """Killed while writing, or written by another version."""
     vllm = runpy.run_path("tests/data/fault_vllm.py")["install"](tmp_path)
     engine = EngineProfile(executable=vllm, platform="cpu")
-    first = context._engine(engine, tmp_path / "probes")
+    first = context.describe_engine(engine, tmp_path / "probes")
     (cached,) = (tmp_path / "probes").iterdir()
     cached.write_text('{"executable": ')
-    assert context._engine(engine, tmp_path / "probes") == first
+    assert context.describe_engine(engine, tmp_path / "probes") == first
 
 
 def test_an_argument_that_the_engine_does_not_have_is_refused_before_a_launch() -> None:

@@ -60,6 +60,22 @@ def export(
     raise typer.Exit(export_choice(job, select, format, output))
 
 
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A file of `autotune export`, format vllm or json.", metavar="FILE")],
+    workload: Annotated[
+        str | None, typer.Option(help="A bundled workload's name, or a file; default the one that was measured.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Another engine profile than the job's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the traffic; default a fresh one.", min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Launch an exported configuration again and say whether it keeps its SLA under fresh traffic."""
+    from autotune.cli.verify import Asked, verify_file
+
+    raise typer.Exit(verify_file(Asked(file, workload, profile, seed), as_json=as_json))
+
+
 @command()
 def cancel(job: JobName) -> None:
     """Stop a running job; what was measured is kept, and `autotune resume` can go on with it."""
