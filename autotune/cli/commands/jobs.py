@@ -60,7 +60,7 @@ def export(
     raise typer.Exit(export_choice(job, select, format, output))
 
 
-@app.command()
+@command()
 def verify(
     file: Annotated[Path, typer.Argument(help="A file of `autotune export`, format vllm or json.", metavar="FILE")],
     workload: Annotated[
