@@ -64,9 +64,9 @@ def _summaries(session: Session, found: Sequence[Row[Any]]) -> tuple[JobSummary,
         LoadPointRow.job_id.in_(ids), LoadPointRow.feasible
     )
     front = select(FrontPointRow.job_id, func.count()).where(FrontPointRow.job_id.in_(ids))
-    trials = dict(session.execute(ended.group_by(TrialRow.job_id)).tuples().all())
-    throughputs = dict(session.execute(best.group_by(LoadPointRow.job_id)).tuples().all())
-    sizes = dict(session.execute(front.group_by(FrontPointRow.job_id)).tuples().all())
+    trials = dict(session.execute(ended.group_by(TrialRow.job_id)).all())
+    throughputs = dict(session.execute(best.group_by(LoadPointRow.job_id)).all())
+    sizes = dict(session.execute(front.group_by(FrontPointRow.job_id)).all())
     return tuple(
         JobSummary(
             **{name: getattr(row, name) for name in (*_PLAIN, *_TIMES)},

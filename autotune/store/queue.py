@@ -175,16 +175,14 @@ def _turns(session: Session) -> Sequence[str]:
         .where(JobRow.status == JobStatus.QUEUED.value, JobRow.queued_at.is_not(None))
         .group_by(JobRow.tenant)
     )
-    oldest = dict(session.execute(waiting).tuples().all())
+    oldest = dict(session.execute(waiting).all())
     running = _running(session)
     last = dict(
         session.execute(
             select(JobRow.tenant, func.max(JobRow.started_at))
             .where(JobRow.tenant.in_(oldest), JobRow.started_at.is_not(None))
             .group_by(JobRow.tenant)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
 
     def turn(tenant: str) -> tuple[int, bool, datetime]:
@@ -201,7 +199,7 @@ def _running(session: Session) -> Counter[str]:
         .where(JobRow.status == JobStatus.RUNNING.value, JobRow.queued_at.is_not(None))
         .group_by(JobRow.tenant)
     )
-    return Counter(dict(session.execute(counted).tuples().all()))
+    return Counter(dict(session.execute(counted).all()))
 
 
 def _may_start(session: Session, tenant: str, claimant: Claimant) -> bool:
