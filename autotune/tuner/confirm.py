@@ -38,15 +38,15 @@ def confirm(tuning: Tuning) -> None:
     baseline = [trial for trial in tuning.searched if trial.purpose == "baseline"][-1]
     open_ = {trial.confirms for trial in tuning.trials if trial.result is None}
     for trial in [trial for trial in tuning.searched if trial.number in open_]:
-        _again(tuning, trial, (0, top + 1))  # was lost with a killed tuner, and may not be chosen any more
+        _again(tuning, trial, (1, top + 1))  # was lost with a killed tuner, and may not be chosen any more
     chosen = [trial for trial in candidates(tuning.searched, max(top, WIDEST)) if trial.number != baseline.number]
     if isinstance(baseline.result and baseline.result.outcome, Measured):
-        _again(tuning, baseline, (0, top + 1))
+        _again(tuning, baseline, (1, top + 1))
     for position, trial in enumerate(chosen):
         held = (c.holds for c in confirmed(tuning.trials, sla) if c.trial != baseline.number)
         if position >= top and any(held):
             break
-        _again(tuning, trial, (position + 1, max(top, position) + 1))
+        _again(tuning, trial, (position + 2, max(top, position + 1) + 1))
 
 
 def confirmed(trials: Sequence[Trial], sla: Sla) -> tuple[Confirmation, ...]:

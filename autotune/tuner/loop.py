@@ -81,7 +81,7 @@ class Turn:
     """Where a launch stands among those that come one at a time."""
 
     phase: Phase
-    done: int
+    done: int  # when this one has ended too
     planned: int
 
 

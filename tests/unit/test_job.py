@@ -1,5 +1,6 @@
 """A job that is killed, stopped and resumed: what is done again, what is not, and what is written down."""
 
+import dataclasses
 import runpy
 from collections.abc import Callable
 from datetime import datetime
@@ -13,7 +14,8 @@ from autotune.results import FailureClass, Infeasible, Interrupted, JobStatus, L
 from autotune.store import Lease, Store
 from autotune.trial import TrialRequest
 from autotune.trial.failures import defect
-from autotune.tuner.job import close_job
+from autotune.tuner.events import Event
+from autotune.tuner.job import close_job, run_job
 from autotune.tuner.loop import JobCancelled
 from autotune.tuner.rerun import rerun_request
 from autotune.workload import given_levels
@@ -51,6 +53,19 @@ def test_a_resume_measures_interrupted_confirmations_again_and_no_others(tmp_pat
         assert [(trial.number, trial.confirms) for trial in job.trials[2:]] == [(2, 0), (3, 1), (4, 1)]
     assert [found.trial for found in ended.result.confirmations] == [0, 1]
     assert ended.result.recommendation.confirmed
+
+
+def test_the_progress_of_a_confirmation_begins_at_none_and_ends_with_all_it_planned(tmp_path: Path, good: Good):
+    seen: list[tuple[int, int]] = []
+
+    def observe(event: Event) -> None:
+        if event.phase == "confirmation":
+            seen.append((event.done, event.planned))
+
+    with play.played(tmp_path, {"trials": 2, "confirm_top": 1, "confirm_runs": 1}) as job:
+        stage = play.Stage(lambda request: dataclasses.replace(good(request), polls=2))
+        run_job(dataclasses.replace(job.context, job=job.job), job.books(), stage, observe)
+    assert seen == [(0, 2), (1, 2), (1, 2), (2, 2)]
 
 
 # Trials that were lost with their tuner
