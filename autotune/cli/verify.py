@@ -59,6 +59,8 @@ def verify_file(asked: Asked, *, as_json: bool) -> int:
 
 
 def _text(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:

@@ -122,6 +122,11 @@ def test_an_engine_that_does_not_start_is_a_failed_launch_with_its_evidence(
     assert "many" in done.stdout
 
 
+def test_a_file_that_does_not_exist_is_wrong_input(cli: Any) -> None:
+    done = cli("verify", "best.yaml")
+    assert (done.returncode, done.stderr) == (WRONG_INPUT, "error: best.yaml: no such file\n")
+
+
 def test_a_file_that_is_no_export_is_wrong_input(cli: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: /m\n")
     done = cli("verify", tmp_path / "mine.yaml")
