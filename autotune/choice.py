@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from autotune.errors import InputError, NotFound
+from autotune.errors import Conflict, NotFound
 from autotune.export import ExportSource
 from autotune.report.rows import baseline_point, baseline_trial
 from autotune.results import (
@@ -26,9 +26,9 @@ RECOMMENDED = "recommended"
 
 
 def result_of(job: Job) -> JobResult:
-    """The job's result. Raises InputError while there is none."""
+    """The job's result. Raises Conflict while there is none."""
     if job.result is None:
-        raise InputError(f"job {job.id!r} is {job.status} and has no result yet")
+        raise Conflict(f"job {job.id!r} is {job.status} and has no result yet")
     return job.result
 
 

@@ -113,6 +113,13 @@ class JobEvent(Record):
     data: Mapping[str, Any] = {}
 
 
+class News(Record):
+    """How far a job is, for whoever watches it."""
+
+    last_event: int  # the newest event's id; 0: none yet
+    progress: JobProgress
+
+
 class WorkerSign(Record):
     """A sign of life of a worker."""
 

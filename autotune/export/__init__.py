@@ -1,5 +1,6 @@
 """Writes a selected configuration as a file that others read, with the evidence inside."""
 
+from autotune.export.data import points_csv
 from autotune.export.read import Exported, read_export
 from autotune.export.replay import Replay
 from autotune.export.source import ExportSource
@@ -14,5 +15,6 @@ __all__ = [
     "export",
     "file_name",
     "format_of",
+    "points_csv",
     "read_export",
 ]

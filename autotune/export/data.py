@@ -1,13 +1,15 @@
 """The configuration with its evidence as JSON, and the front as a table."""
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
 from autotune.export.arguments import settled_environment
 from autotune.export.evidence import fields
 from autotune.export.source import ExportSource
-from autotune.results import Measured, Trial
+from autotune.results import Measured, ParetoFront, Trial
 
 _BOUNDS = ("p99_ttft_lower_ms", "p99_ttft_upper_ms")
 
@@ -28,8 +30,6 @@ def as_json(source: ExportSource) -> str:
 
 def front_csv(source: ExportSource) -> str:
     """The front, one row per point by rising throughput: its evidence, then the knobs of its trial, as columns."""
-    knobs = {trial.number: trial.knobs for trial in (*source.trials, source.trial)}
-    bounds = {(trial.number, level): told for trial in source.trials for level, told in _ttft_bounds(trial).items()}
     evidence = {
         "job": source.job_id,
         "model": source.model,
@@ -38,8 +38,24 @@ def front_csv(source: ExportSource) -> str:
         "sla": source.sla.text,
         "exported_at": source.exported_at.isoformat(),
     }
-    rows = [
-        {
+    selected = (source.trial.number, source.point.level)
+    return _table(
+        {**row, "selected": (row["trial"], row["level"]) == selected, **evidence, **knobs}
+        for row, knobs in _rows(source.front, (*source.trials, source.trial))
+    )
+
+
+def points_csv(front: ParetoFront, trials: Sequence[Trial]) -> str:
+    """The front of a job that may still run, one row per point by rising throughput, with the knobs of its trial."""
+    return _table({**row, **knobs} for row, knobs in _rows(front, trials))
+
+
+def _rows(front: ParetoFront, trials: Sequence[Trial]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each point's figures, and the knobs of its trial."""
+    knobs = {trial.number: trial.knobs for trial in trials}
+    bounds = {(trial.number, level): told for trial in trials for level, told in _ttft_bounds(trial).items()}
+    for point in front.points:
+        figures = {
             "trial": point.trial,
             "level": point.level,
             "load_kind": point.load.kind,
@@ -48,13 +64,14 @@ def front_csv(source: ExportSource) -> str:
             "p99_ttft_ms": point.p99_ttft_ms,
             **bounds.get((point.trial, point.level), dict.fromkeys(_BOUNDS)),
             "request_throughput": point.request_throughput,
-            "selected": (point.trial, point.level) == (source.trial.number, source.point.level),
-            **evidence,
-            **knobs.get(point.trial, {}),
         }
-        for point in source.front.points
-    ]
-    return pd.DataFrame(rows or None, columns=None if rows else ["trial", "level"], dtype=object).to_csv(index=False)
+        yield figures, knobs.get(point.trial, {})
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> str:
+    listed = list(rows)
+    columns = None if listed else ["trial", "level"]
+    return pd.DataFrame(listed or None, columns=columns, dtype=object).to_csv(index=False)
 
 
 def _ttft_bounds(trial: Trial) -> dict[int, dict[str, float | None]]:

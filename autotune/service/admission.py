@@ -9,6 +9,7 @@ from typing import TypeVar
 from autotune.access import Principal
 from autotune.errors import InputError
 from autotune.records import Record
+from autotune.results import Job
 from autotune.search_space import SearchSpace
 from autotune.service.state import State
 from autotune.spec import JobSpec
@@ -39,9 +40,14 @@ class Admitted:
     is_new: bool
 
 
+def check(state: State, asked: SubmitRequest) -> Job:
+    """The job that would be put into the queue. Raises InputError with every problem."""
+    return admit(sources_of(state, asked), state.settings)
+
+
 def submit(state: State, principal: Principal, asked: SubmitRequest, key: IdempotencyKey | None) -> Admitted:
     """Check a job and put it into the queue. Raises InputError with every problem, Conflict, LimitReached."""
-    job = admit(sources_of(state, asked), state.settings)
+    job = check(state, asked)
     digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
     submission = Submission(
         tenant=principal.tenant,

@@ -6,14 +6,28 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 
 from autotune import __version__
-from autotune.service import problems
-from autotune.service.api import health, jobs
+from autotune.service import openapi, problems
+from autotune.service.api import artifacts, catalog, events, health, jobs, metrics, results, trials
 from autotune.service.gate import Gate
+from autotune.service.hub import Hub
+from autotune.service.meter import Meter, Metered
 from autotune.service.state import State
 from autotune.settings import Settings
 from autotune.store import SharedStore
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+ROUTERS = (
+    health.router,
+    metrics.router,
+    catalog.router,
+    jobs.router,
+    trials.router,
+    artifacts.router,
+    events.router,
+    results.router,
+)
 
 
 def utc_now() -> datetime:
@@ -32,11 +46,16 @@ def create_app(
         docs_url="/v1/docs",
         redoc_url=None,
         openapi_url="/v1/openapi.json",
+        generate_unique_id_function=lambda route: route.name,
+        separate_input_output_schemas=False,  # what is read can be submitted
     )
     hosts = LOOPBACK_NAMES | {host} | frozenset(settings.service.allowed_hosts)
-    app.state.autotune = State(store, settings, now, hosts)
+    meter = Meter()
+    app.state.autotune = State(store, settings, now, hosts, Hub(store), meter)
     problems.install(app)
+    openapi.install(app)
     app.add_middleware(Gate, settings=settings.service, hosts=hosts)
-    for router in (health.router, jobs.router):
+    app.add_middleware(Metered, meter=meter)  # outside of the gate: what it refuses is counted too
+    for router in ROUTERS:
         app.include_router(router)
     return app

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from fastapi.responses import Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from autotune.access import LOCAL_TENANT, Principal, Role, Token, WebSession, secret_hash, split_token
 from autotune.service.problems import Refused
@@ -20,6 +21,11 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 LOCAL_USER = Principal(tenant=LOCAL_TENANT, role=Role.ADMIN, name="local")
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
+_BEARER = HTTPBearer(  # for the API's description; `authenticate` reads the header itself
+    scheme_name="token",
+    description="A token of `autotune token create`. A service without tokens, on loopback, needs none.",
+    auto_error=False,
+)
 
 
 def bearer(state: State, text: str) -> Principal:
@@ -105,10 +111,12 @@ def authenticate(request: Request) -> Principal:
     return LOCAL_USER
 
 
-def at_least(role: Role) -> Callable[[Request], Principal]:
+def at_least(role: Role) -> Callable[..., Principal]:
     """A dependency: the request's principal, if he has at least this role. Raises Refused (403)."""
 
-    def allowed(request: Request) -> Principal:
+    def allowed(
+        request: Request, _described: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)] = None
+    ) -> Principal:
         principal = authenticate(request)
         if not principal.role.includes(role):
             raise Refused(403, "Forbidden", f"this needs the role {role}; your token has {principal.role}")

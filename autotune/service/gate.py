@@ -9,12 +9,16 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autotune.access import split_token
 from autotune.service.auth import SAFE_METHODS
 from autotune.service.problems import Problem, answer
 from autotune.settings import ServiceSettings
+from autotune.telemetry import get_logger
+
+log = get_logger()
 
 MOST_CLIENTS = 10_000  # whose rates are remembered
 
@@ -23,6 +27,8 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"same-origin"),
     (b"x-frame-options", b"DENY"),
 )
+
+_CRASHED = Problem(title="Internal error", status=500, detail="the server has a defect; its log says more")
 
 
 class Rates:
@@ -44,8 +50,8 @@ class Rates:
         return 0.0 if taken else (1 - left) / self._per_s
 
 
-class TooLarge(Exception):
-    """The body is larger than allowed."""
+class TooLarge(HTTPException):
+    """The body is larger than allowed. Whoever reads it passes on what HTTP knows, and hides other exceptions."""
 
 
 class Gate:
@@ -62,10 +68,17 @@ class Gate:
             return
         headers = Headers(scope=scope)
         problem, extra = self._refusal(scope, headers)
+        answering = _Hardened(send)
         if problem is not None:
-            await answer(problem, extra)(scope, receive, _hardened(send))
+            await answer(problem, extra)(scope, receive, answering)
             return
-        await self._app(scope, self._bounded(receive), _hardened(send))
+        try:
+            await self._app(scope, self._bounded(receive), answering)
+        except Exception:  # the last handler: whatever one request does, its client hears of it
+            log.exception("request_crashed", method=scope["method"], path=scope["path"])
+            if answering.has_begun:
+                raise
+            await answer(_CRASHED)(scope, receive, answering)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[Problem | None, dict[str, str]]:
         host = _name(headers.get("host", ""))
@@ -101,7 +114,7 @@ class Gate:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._settings.max_request_bytes:
-                raise TooLarge
+                raise TooLarge(413, self._too_large.detail)
             return message
 
         return bounded
@@ -118,12 +131,17 @@ def _name(host: str) -> str:
     return (urlsplit(f"//{host}").hostname or "") if host else ""
 
 
-def _hardened(send: Send) -> Send:
-    async def hardened(message: Message) -> None:
+class _Hardened:
+    """Sends an answer with the headers that all have."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.has_begun = True
             present = {name.lower() for name, _ in message["headers"]}
             added = [(name, value) for name, value in SECURITY_HEADERS if name not in present]
             message = {**message, "headers": [*message["headers"], *added]}
-        await send(message)
-
-    return hardened
+        await self._send(message)

@@ -1,5 +1,6 @@
 """Errors as `application/problem+json` (RFC 9457): what happened, what to do, and every problem of the input."""
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -79,19 +80,17 @@ def install(app: FastAPI) -> None:
 
     async def plain(_request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)
-        problem = Problem(title=str(exc.detail), status=exc.status_code, detail=str(exc.detail))
+        problem = Problem(title=_title(exc.status_code), status=exc.status_code, detail=str(exc.detail))
         return answer(problem, dict(exc.headers or {}))
-
-    async def crashed(request: Request, exc: Exception) -> JSONResponse:
-        log.error("request_crashed", method=request.method, path=request.url.path, exc_info=exc)
-        detail = "the server has a defect; its log says more"
-        return answer(Problem(title="Internal error", status=500, detail=detail))
 
     app.add_exception_handler(AutotuneError, known)
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, plain)
-    app.add_exception_handler(Exception, crashed)
+
+
+def _title(status: int) -> str:
+    return "Too large" if status == 413 else HTTPStatus(status).phrase.capitalize()
 
 
 def _told(error: Any) -> str:

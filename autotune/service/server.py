@@ -14,6 +14,8 @@ import uvicorn
 
 from autotune.errors import EnvironmentProblem
 from autotune.service.app import create_app
+from autotune.service.hub import Hub
+from autotune.service.state import State
 from autotune.settings import Settings
 from autotune.store import SharedStore
 from autotune.telemetry import get_logger
@@ -21,6 +23,7 @@ from autotune.telemetry import get_logger
 log = get_logger()
 
 WORKER_GRACE_S = 90.0  # for the worker to end its engines
+SHUTDOWN_S = 10  # for requests that are being answered
 RESTART_S = 5.0  # before a worker that died is started again
 
 
@@ -47,10 +50,25 @@ def serve(settings: Settings, announce: Callable[[str], None], *, host: str, por
             )
         listening = _listen(host, port)
         app = create_app(settings, store, host=host)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        state: State = app.state.autotune
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S
+        )
         announce(f"http://{_shown(host)}:{listening.getsockname()[1]}/")
         with _worker() if worker else _nothing():
-            uvicorn.Server(config).run(sockets=[listening])
+            _Server(config, state.hub).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends the streams of events when it is asked to stop: it would wait for them for ever."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.close()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,6 +6,8 @@ from datetime import datetime
 
 from fastapi import Request
 
+from autotune.service.hub import Hub
+from autotune.service.meter import Meter
 from autotune.settings import Settings
 from autotune.store import SharedStore
 
@@ -18,6 +20,8 @@ class State:
     settings: Settings
     now: Callable[[], datetime]
     hosts: frozenset[str]  # names that requests may come for, without ports
+    hub: Hub
+    meter: Meter
 
 
 def state_of(request: Request) -> State:

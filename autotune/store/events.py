@@ -1,6 +1,6 @@
 """What happened to jobs, in the order of the commits: written in the transaction of the change itself."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,8 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from autotune.results import Measured, Trial, TrialResult
-from autotune.store.schema import EventRow
-from autotune.submission import EventKind, JobEvent
+from autotune.store.schema import EventRow, JobRow
+from autotune.submission import EventKind, JobEvent, JobProgress, News
 
 MOST_EVENTS = 1000  # of one answer
 
@@ -40,6 +40,16 @@ def of_all_since(session: Session, after: int) -> tuple[JobEvent, ...]:
 def last_id(session: Session) -> int:
     """The largest id so far; 0 when nothing has happened."""
     return session.scalar(select(func.max(EventRow.id))) or 0
+
+
+def news(session: Session, job_ids: Collection[str]) -> dict[str, News]:
+    """The newest event of each of these jobs, and what it does now."""
+    newest = select(func.max(EventRow.id)).where(EventRow.job_id == JobRow.id).scalar_subquery()
+    found = session.execute(select(JobRow.id, newest, JobRow.progress).where(JobRow.id.in_(job_ids)))
+    return {
+        job_id: News(last_event=last or 0, progress=JobProgress.model_validate(progress or {}))
+        for job_id, last, progress in found
+    }
 
 
 def beginning(trial: Trial) -> dict[str, Any]:

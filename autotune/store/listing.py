@@ -40,6 +40,14 @@ def counts(session: Session) -> dict[tuple[str, JobStatus], int]:
     return {(tenant, JobStatus(status)): number for tenant, status, number in session.execute(counted)}
 
 
+def trial_counts(session: Session) -> dict[tuple[str, str], int]:
+    """How many trials of each tenant came to which outcome; `running` is one of them."""
+    outcome = func.coalesce(TrialRow.outcome, "running")
+    counted = select(JobRow.tenant, outcome, func.count()).join(JobRow, JobRow.id == TrialRow.job_id)
+    found = session.execute(counted.group_by(JobRow.tenant, outcome))
+    return {(tenant, told): number for tenant, told, number in found}
+
+
 def _conditions(wanted: JobFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if wanted.tenant is not None:

@@ -168,14 +168,19 @@ def _waiting(session: Session, claimant: Claimant) -> JobRow | None:
     return None
 
 
-def _turns(session: Session) -> Sequence[str]:
-    """Tenants with waiting jobs, in the order of their turns."""
+def waiting_since(session: Session) -> dict[str, datetime]:
+    """Since when each tenant's oldest job waits."""
     waiting = (
         select(JobRow.tenant, func.min(JobRow.queued_at))
         .where(JobRow.status == JobStatus.QUEUED.value, JobRow.queued_at.is_not(None))
         .group_by(JobRow.tenant)
     )
-    oldest = dict(session.execute(waiting).all())
+    return {tenant: since for tenant, since in session.execute(waiting) if since is not None}
+
+
+def _turns(session: Session) -> Sequence[str]:
+    """Tenants with waiting jobs, in the order of their turns."""
+    oldest = waiting_since(session)
     running = _running(session)
     last = dict(
         session.execute(
@@ -187,7 +192,6 @@ def _turns(session: Session) -> Sequence[str]:
 
     def turn(tenant: str) -> tuple[int, bool, datetime]:
         since = last.get(tenant) or oldest[tenant]
-        assert since is not None  # both were selected as such
         return running[tenant], tenant in last, since
 
     return sorted(oldest, key=turn)

@@ -1,7 +1,7 @@
 """The database as a shared service and its workers see it: queue, events, tokens, browser sessions, workers."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from autotune.access import TenantLimits, Token, WebSession
@@ -16,6 +16,7 @@ from autotune.submission import (
     JobFilter,
     JobProgress,
     JobSummary,
+    News,
     Submission,
     SubmittedJob,
     WorkerSign,
@@ -81,9 +82,21 @@ class SharedStore(Store):
         """How many jobs of each tenant are in each status."""
         return self._read(listing.counts)
 
+    def trial_counts(self) -> dict[tuple[str, str], int]:
+        """How many trials of each tenant came to which outcome; `running` is one of them."""
+        return self._read(listing.trial_counts)
+
+    def waiting_since(self) -> dict[str, datetime]:
+        """Since when each tenant's oldest job waits for a worker."""
+        return self._read(queue.waiting_since)
+
     def device_s_since(self, tenant: str, since: datetime) -> float:
         """Device-seconds of a tenant's trials that ended after a moment."""
         return self._read(queue.device_s_since, tenant, since)
+
+    def trials_after(self, job_id: str, after: int, *, most: int) -> tuple[Trial, ...]:
+        """At most `most` trials of a job with larger numbers than `after`, by number."""
+        return self._read(trials.page, job_id, after, most)
 
     def trial(self, job_id: str, number: int) -> Trial | None:
         """One trial of a job."""
@@ -96,6 +109,10 @@ class SharedStore(Store):
     def events_of_all(self, *, after: int) -> tuple[JobEvent, ...]:
         """What happened to all jobs; to wake somebody up: see `events.of_all_since`."""
         return self._read(events.of_all_since, after)
+
+    def news(self, job_ids: Collection[str]) -> dict[str, News]:
+        """The newest event of each of these jobs, and what it does now: one look for many who watch."""
+        return self._read(events.news, job_ids)
 
     def last_event(self) -> int:
         """The id of the newest event; 0 when there is none."""

@@ -67,6 +67,12 @@ def of_job(session: Session, job_id: str) -> tuple[Trial, ...]:
     return tuple(rows.trial_record(row) for row in found)
 
 
+def page(session: Session, job_id: str, after: int, most: int) -> tuple[Trial, ...]:
+    """At most `most` trials of a job with larger numbers, by number."""
+    newer = select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.number > after)
+    return tuple(rows.trial_record(row) for row in session.scalars(newer.order_by(TrialRow.number).limit(most)))
+
+
 def one(session: Session, job_id: str, number: int) -> Trial | None:
     """One trial of a job."""
     row = session.get(TrialRow, (job_id, number))

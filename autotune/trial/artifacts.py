@@ -14,6 +14,13 @@ ENGINE_LOG = "engine.log"
 FAILURES = "failed-requests.txt"
 
 
+def trial_folder(job: Path, number: int, *, attempt: int = 1, label: str = "") -> Path:
+    """Where a launch keeps its log and records, below its job's folder; a second attempt keeps the first one's."""
+    beside = f"-{label}" if label else ""
+    again = f"-attempt-{attempt}" if attempt > 1 else ""
+    return job / f"trial-{number:04d}{beside}{again}"
+
+
 def fresh_folder(folder: Path) -> None:
     """Make the folder of a launch, empty; what a killed tuner left there is moved aside, so that logs never mix.
 

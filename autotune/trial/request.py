@@ -11,6 +11,7 @@ from autotune.engine_config import EngineConfig
 from autotune.model_card import ModelCard
 from autotune.settings import EngineProfile
 from autotune.spec import Sla
+from autotune.trial.artifacts import trial_folder
 from autotune.workload import Level, Workload
 
 Stage = Literal["queued", "waiting for devices", "starting the engine", "warming up", "loading", "stopping"]
@@ -57,10 +58,8 @@ class TrialRequest:
 
     @property
     def artifacts(self) -> Path:
-        """Where this launch keeps its log and records; a second attempt keeps the first one's."""
-        label = f"-{self.label}" if self.label else ""
-        attempt = f"-attempt-{self.attempt}" if self.attempt > 1 else ""
-        return self.folder / f"trial-{self.number:04d}{label}{attempt}"
+        """Where this launch keeps its log and records."""
+        return trial_folder(self.folder, self.number, attempt=self.attempt, label=self.label)
 
     @property
     def course(self) -> Course:

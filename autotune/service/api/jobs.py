@@ -1,23 +1,24 @@
-"""Jobs: submit, list, show, cancel, resume."""
+"""Jobs: submit, check, list, show, cancel, resume."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 
+from autotune.access import TenantName
 from autotune.records import Record
 from autotune.results import JobStatus
-from autotune.service.admission import SubmitRequest, submit
+from autotune.service.admission import check, submit
+from autotune.service.api.body import JOB_BODY, SentJob
+from autotune.service.api.common import JobId, Service, ShownJob
 from autotune.service.api.paging import cursor_of, cursor_text
 from autotune.service.auth import Submitter, Viewer
-from autotune.service.problems import Problem
-from autotune.service.state import State, state_of
+from autotune.service.state import State
+from autotune.spec import Name
 from autotune.submission import Cursor, IdempotencyKey, JobFilter, JobSummary, SubmittedJob
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MOST_JOBS = 200  # of one page
-
-Service = Annotated[State, Depends(state_of)]
 
 
 class JobReference(Record):
@@ -35,11 +36,21 @@ class JobPage(Record):
     next_cursor: str | None = None  # None: there are no more
 
 
-@router.post("", status_code=202, responses={409: {"model": Problem}, 422: {"model": Problem}, 429: {"model": Problem}})
+class CheckedJob(Record):
+    """A job that could be submitted as it is."""
+
+    name: str
+    model_path: str  # where the model was found
+    search_space: str
+    workload: str
+    sla: str
+
+
+@router.post("", status_code=202, openapi_extra=JOB_BODY, responses={409: {}, 413: {}, 415: {}, 422: {}})
 def submit_job(
     state: Service,
     principal: Submitter,
-    asked: SubmitRequest,
+    asked: SentJob,
     response: Response,
     idempotency_key: Annotated[IdempotencyKey | None, Header()] = None,
 ) -> JobReference:
@@ -49,14 +60,29 @@ def submit_job(
     return reference(state, admitted.id, principal.scope)
 
 
+@router.post("/validate", openapi_extra=JOB_BODY, responses={413: {}, 415: {}, 422: {}})
+def validate_job(state: Service, _principal: Submitter, asked: SentJob) -> CheckedJob:
+    """Check a job as its submission would, and put nothing into the queue."""
+    job = check(state, asked)
+    return CheckedJob(
+        name=job.name,
+        model_path=job.model_path,
+        search_space=job.space["name"],
+        workload=job.workload["name"],
+        sla=asked.job.sla.text,
+    )
+
+
 @router.get("")
 def list_jobs(
     state: Service,
     principal: Viewer,
     status: Annotated[list[JobStatus] | None, Query()] = None,
-    name: str | None = None,
-    search: Annotated[str | None, Query(max_length=100, description="In the id or the name.")] = None,
-    tenant: Annotated[str | None, Query(description="For admins: only this tenant's.")] = None,
+    name: Name | None = None,
+    search: Annotated[
+        str | None, Query(max_length=100, pattern=r"^[^\x00]*$", description="In the id or the name.")
+    ] = None,
+    tenant: Annotated[TenantName | None, Query(description="For admins: only this tenant's.")] = None,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 50,
 ) -> JobPage:
@@ -67,22 +93,22 @@ def list_jobs(
     return JobPage(jobs=jobs, next_cursor=cursor_text(last) if last else None)
 
 
-@router.get("/{job_id}", responses={404: {"model": Problem}})
-def show_job(state: Service, principal: Viewer, job_id: str) -> SubmittedJob:
+@router.get("/{job_id}", responses={404: {}})
+def show_job(shown: ShownJob) -> SubmittedJob:
     """A job with its documents, its place in the queue, what it does now, and its result."""
-    return state.store.submitted(job_id, tenant=principal.scope, now=state.now())
+    return shown
 
 
-@router.post("/{job_id}/cancel", status_code=202, responses={404: {"model": Problem}, 409: {"model": Problem}})
-def cancel_job(state: Service, principal: Submitter, job_id: str) -> JobReference:
+@router.post("/{job_id}/cancel", status_code=202, responses={404: {}, 409: {}})
+def cancel_job(state: Service, principal: Submitter, job_id: JobId) -> JobReference:
     """Cancel a waiting job at once; ask a running one to stop, which it does within seconds and keeps its results."""
     reference(state, job_id, principal.scope)
     state.store.cancel(job_id, now=state.now())
     return reference(state, job_id, principal.scope)
 
 
-@router.post("/{job_id}/resume", status_code=202, responses={404: {"model": Problem}, 409: {"model": Problem}})
-def resume_job(state: Service, principal: Submitter, job_id: str) -> JobReference:
+@router.post("/{job_id}/resume", status_code=202, responses={404: {}, 409: {}})
+def resume_job(state: Service, principal: Submitter, job_id: JobId) -> JobReference:
     """Put a failed or cancelled job into the queue again; measured trials are kept."""
     reference(state, job_id, principal.scope)
     state.store.requeue(job_id, now=state.now())

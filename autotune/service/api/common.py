@@ -1,0 +1,36 @@
+"""What the routers share: names in addresses, and the job that a request is about."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path
+
+from autotune.errors import NotFound
+from autotune.results import Trial
+from autotune.service.auth import Viewer
+from autotune.service.state import State, state_of
+from autotune.submission import SubmittedJob
+
+MOST_TRIALS = 2**31 - 1  # what a column of the database holds
+
+Service = Annotated[State, Depends(state_of)]
+JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="A job's id.")]
+TrialNumber = Annotated[int, Path(ge=0, le=MOST_TRIALS, description="A trial's number within its job.")]
+
+
+def shown_job(state: Service, principal: Viewer, job_id: JobId) -> SubmittedJob:
+    """The job of the address. Raises NotFound, also for a job of another tenant."""
+    return state.store.submitted(job_id, tenant=principal.scope, now=state.now())
+
+
+ShownJob = Annotated[SubmittedJob, Depends(shown_job)]
+
+
+def shown_trial(state: Service, shown: ShownJob, number: TrialNumber) -> Trial:
+    """The trial of the address. Raises NotFound."""
+    trial = state.store.trial(shown.job.id, number)
+    if trial is None:
+        raise NotFound(f"job {shown.job.id!r} has no trial {number}")
+    return trial
+
+
+ShownTrial = Annotated[Trial, Depends(shown_trial)]
