@@ -11,18 +11,21 @@ from autotune.errors import EnvironmentProblem
 from autotune.search_space import size, tunable
 from autotune.settings import built_in_profiles, load_settings, profile
 from autotune.spec import json_schema
+from autotune.tuner.context import checked_without_engine
 from autotune.tuner.sources import load_job
 from autotune.workload import file_summary, ladder_text
 
 
 def validate_file(job_file: Path, overrides: list[str]) -> None:
-    """Check a job file with its space and workload; prints what it would do."""
+    """Check a job file with its space and workload, as far as that needs no engine; prints what it would do."""
     sources = load_job(job_file, overrides)
+    settings = load_settings()
+    space = checked_without_engine(sources, settings)
     levels, data = ladder_text(sources.workload), file_summary(sources.workload.dataset)
     print(f"{job_file} is valid: job {sources.spec.name!r}, model {sources.spec.model!r}")
-    print(
-        f"  space {sources.space.name!r}: {size(sources.space)} configurations of {len(tunable(sources.space))} knobs"
-    )
+    print(f"  space {space.name!r}: {size(space)} configurations of {len(tunable(space))} knobs")
+    for name, why in space.dropped.items():
+        print(f"  not searched: {name}, since {why}")
     print(f"  workload {sources.workload.name!r}: levels {levels}" + (f"\n  data {data}" if data else ""))
 
 

@@ -30,6 +30,7 @@ class ModelCard:
     has_files: bool = False  # whether `weight_bytes` are those of files
     size: Dimensions | None = None  # when the architecture is known
     scheme: Scheme | None = None  # when the weights are quantised
+    kinds: frozenset[str] = frozenset()  # its `model_type`, dense or moe, and hybrid if not every layer is attention
 
     @property
     def kv_bytes_per_token(self) -> int:

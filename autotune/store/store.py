@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
@@ -123,6 +123,10 @@ class Store:
     def set_status(self, lease: Lease, status: JobStatus, message: str = "") -> None:
         """Move a job on. An ended job that runs again is open again: its end and its cancel request are forgotten."""
         self._write(jobs.set_status, lease, status, message)
+
+    def set_space(self, lease: Lease, space: dict[str, Any]) -> None:
+        """Replace the search space of a job; one from which something was launched stays as it is."""
+        self._write(jobs.set_space, lease, space)
 
     def reopen(self, lease: Lease) -> None:
         """Let a job run again: its end and whatever cancel was asked for before are forgotten."""
