@@ -214,7 +214,7 @@ def find_instrument(
 def _max_model_len(sources: Sources, model: ModelCard) -> int:
     vocabulary = Vocabulary(model.vocab_size, model.special_ids)
     needed = open_source(sources.workload.dataset, vocabulary, model=model.path).longest_request_tokens
-    _check_own_length(sources.space, needed, sources.workload.name)
+    _check_own_length(sources.space, needed, sources.workload.name, model.max_positions)
     if model.max_positions and needed > model.max_positions:
         raise InputError(
             f"workload {sources.workload.name!r} has requests of up to {needed} tokens, the model has "
@@ -224,8 +224,11 @@ def _max_model_len(sources: Sources, model: ModelCard) -> int:
     return min(rounded, model.max_positions) if model.max_positions else rounded
 
 
-def _check_own_length(space: SearchSpace, needed: int, workload: str) -> None:
-    """A space may choose `max_model_len` itself, but not below what the workload sends: those requests would fail."""
+def _check_own_length(space: SearchSpace, needed: int, workload: str, positions: int = 0) -> None:
+    """A space may choose `max_model_len` itself, but not below what the workload sends: those requests would fail.
+
+    Nor above what the model has: nothing would start. No positions: not known.
+    """
     parameter = space.parameters.get("max_model_len")
     if parameter is None:
         return
@@ -234,6 +237,12 @@ def _check_own_length(space: SearchSpace, needed: int, workload: str) -> None:
         raise InputError(
             f"search space {space.name!r}: max_model_len {', '.join(map(str, wrong))} is not a whole number of at "
             f"least {needed}, the longest request of workload {workload!r}"
+        )
+    above = [value for value in levels(parameter) if isinstance(value, int) and positions and value > positions]
+    if above:
+        raise InputError(
+            f"search space {space.name!r}: max_model_len {', '.join(map(str, above))} is more than the model's "
+            f"{positions} positions; lower it, or leave it out to take the workload's longest request"
         )
 
 

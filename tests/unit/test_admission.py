@@ -1,7 +1,6 @@
 """What a service takes from others: search spaces of knobs that are known or allowed, for an engine it may not have."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from autotune.access import Principal, Role
 from autotune.errors import InputError
 from autotune.service.admission import SubmitRequest, submit
-from autotune.service.state import State
+from autotune.service.app import create_app
 from autotune.settings import Settings
 from autotune.store import SharedStore
 
@@ -36,7 +35,7 @@ def take(tmp_path: Path) -> Iterator[Submit]:
     with SharedStore.open(f"sqlite:///{tmp_path / 'jobs.db'}") as store:
 
         def submit_space(parameters: dict[str, Any], baseline: dict[str, Any], **settings: Any) -> dict[str, Any]:
-            state = State(store, Settings(home=tmp_path, **settings), lambda: datetime.now(UTC), frozenset())
+            state = create_app(Settings(home=tmp_path, **settings), store).state.autotune
             space = {
                 "version": 1,
                 "name": "theirs",

@@ -57,6 +57,13 @@ def test_a_space_may_not_cut_off_the_workloads_longest_request() -> None:
         context._check_own_length(space, 56, "demo")
 
 
+def test_a_space_may_not_ask_for_more_positions_than_the_model_has() -> None:
+    space = SearchSpace.model_validate(SPACE)
+    context._check_own_length(space, 16, "demo", positions=32)
+    with pytest.raises(InputError, match="max_model_len 32 is more than the model's 31 positions"):
+        context._check_own_length(space, 16, "demo", positions=31)
+
+
 def test_a_job_file_in_another_encoding_is_a_clear_message(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_bytes("name: größe".encode("latin-1"))
