@@ -110,7 +110,7 @@ def admit(sources: Sources, settings: Settings) -> Job:
     model = read_model(find_model(spec.model, relative_to=sources.folder, roots=roots))
     space = checked_space(sources.space, installed(chosen, model=model), chosen, settings.allowed_knobs)
     sources = dataclasses.replace(sources, space=space)
-    _max_model_len(sources, model)
+    longest_request(sources, model)
     return new_job(sources, model, settings)
 
 
@@ -189,7 +189,7 @@ def check_same_engine(context: JobContext, trials: Sequence[Trial]) -> None:
 def _context(
     job: Job, sources: Sources, chosen: EngineProfile, model: ModelCard, engine: EngineInfo, settings: Settings
 ) -> JobContext:
-    derived: dict[str, Value] = {"max_model_len": _max_model_len(sources, model)}
+    derived: dict[str, Value] = {"max_model_len": longest_request(sources, model)}
     tool = find_instrument(sources.spec.instrument, sources.spec.engine, chosen, engine, settings)
     return JobContext(job, sources.spec, sources.space, sources.workload, chosen, model, engine, derived, tool)
 
@@ -211,7 +211,11 @@ def find_instrument(
     return None
 
 
-def _max_model_len(sources: Sources, model: ModelCard) -> int:
+def longest_request(sources: Sources, model: ModelCard) -> int:
+    """The `max_model_len` of every launch: what the workload's longest request needs.
+
+    Raises InputError when the model or the space does not allow it.
+    """
     vocabulary = Vocabulary(model.vocab_size, model.special_ids)
     needed = open_source(sources.workload.dataset, vocabulary, model=model.path).longest_request_tokens
     _check_own_length(sources.space, needed, sources.workload.name, model.max_positions)
