@@ -29,9 +29,14 @@ def validate_file(job_file: Path, overrides: list[str]) -> None:
     print(f"  workload {sources.workload.name!r}: levels {levels}" + (f"\n  data {data}" if data else ""))
 
 
-def print_schema() -> None:
-    """The JSON Schema of the job file."""
-    print(json.dumps(json_schema(), indent=2))
+def print_schema(*, of_api: bool) -> None:
+    """The JSON Schema of the job file, or the description of the service's API."""
+    if of_api:
+        from autotune.service.app import api  # FastAPI takes half a second to import
+
+        print(json.dumps(api().openapi(), indent=2))
+    else:
+        print(json.dumps(json_schema(), indent=2))
 
 
 def list_profiles() -> None:

@@ -21,11 +21,13 @@ def validate(job_file: JobFile, fields: Overrides = None, sla: SlaLines = None) 
 
 
 @command()
-def schema() -> None:
+def schema(
+    of_api: Annotated[bool, typer.Option("--api", help="The OpenAPI description of the service instead.")] = False,
+) -> None:
     """Print the job file's JSON Schema, for editors."""
     from autotune.cli.files import print_schema
 
-    print_schema()
+    print_schema(of_api=of_api)
 
 
 @command()
