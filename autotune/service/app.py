@@ -4,9 +4,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
 
 from autotune import __version__
-from autotune.service import openapi, problems
+from autotune.service import openapi, pages, problems
 from autotune.service.api import artifacts, catalog, events, health, jobs, metrics, results, trials
 from autotune.service.gate import Gate
 from autotune.service.hub import Hub
@@ -39,17 +40,6 @@ def create_app(
     settings: Settings, store: SharedStore, *, host: str = "127.0.0.1", now: Callable[[], datetime] = utc_now
 ) -> FastAPI:
     """The service over a database. `host` is the address it listens on: requests may name it, and loopback names."""
-    app = api()
-    hosts = LOOPBACK_NAMES | {host} | frozenset(settings.service.allowed_hosts)
-    meter = Meter()
-    app.state.autotune = State(store, settings, now, hosts, Hub(store), meter)
-    app.add_middleware(Gate, settings=settings.service, hosts=hosts)
-    app.add_middleware(Metered, meter=meter)  # outside of the gate: what it refuses is counted too
-    return app
-
-
-def api() -> FastAPI:
-    """The routers, and how they are described: all that is the same whatever is served."""
     app = FastAPI(
         title="vllm-autotune",
         version=__version__,
@@ -60,8 +50,14 @@ def api() -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,  # what is read can be submitted
     )
+    hosts = LOOPBACK_NAMES | {host} | frozenset(settings.service.allowed_hosts)
+    meter = Meter()
+    app.state.autotune = State(store, settings, now, hosts, Hub(store), meter)
     problems.install(app)
     openapi.install(app)
-    for router in ROUTERS:
+    app.add_middleware(Gate, settings=settings.service, hosts=hosts)
+    app.add_middleware(Metered, meter=meter)  # outside of the gate: what it refuses is counted too
+    for router in (*ROUTERS, *pages.ROUTERS):
         app.include_router(router)
+    app.mount("/static", StaticFiles(packages=[("autotune.service", "static")]))
     return app
