@@ -37,6 +37,7 @@ class EngineProfile(Record):
     engine: Literal["vllm", "simulated"] = "vllm"
     environment: dict[str, str] = {}
     arguments: dict[str, Any] = Field(default={}, description="Engine arguments of every launch: {seed: 0}.")
+    jemalloc: bool = Field(default=False, description="Preload jemalloc into engines, on nodes that have it.")
     start_timeout_s: PositiveFloat = 900
     stall_timeout_s: PositiveFloat = Field(
         default=120, description="An engine that owes answers and gives no token for so long hangs."
@@ -79,6 +80,10 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(default=None, description="Default: SQLite in `home`.")
     ray_address: str | None = Field(default=None, description="Default: a local Ray.")
     guidellm: Path | None = Field(default=None, description="The `guidellm` script of its own environment.")
+    allowed_knobs: tuple[str, ...] = Field(
+        default=(),
+        description="What jobs may set besides the knob catalogue: max_num_seqs, additional_config.some_key.",
+    )
     profiles: dict[Annotated[str, Field(min_length=1)], EngineProfile] = {}
     model_roots: tuple[Path, ...] = Field(
         default=(), description="Folders that models of submitted jobs may lie in, where the profile names none."
@@ -125,8 +130,9 @@ def load_settings() -> Settings:
         return Settings(**_file_values(path))
     except ValidationError as exc:
         raise InputError([_explained(error, path) for error in exc.errors(include_url=False)]) from exc
-    except SettingsError as exc:  # of all variables only this one holds more than plain text
-        raise InputError(f"AUTOTUNE_PROFILES is not JSON; profiles are easier to write in {path}") from exc
+    except SettingsError as exc:  # only two variables hold more than plain text
+        name = "allowed_knobs" if "allowed_knobs" in str(exc) else "profiles"
+        raise InputError(f"AUTOTUNE_{name.upper()} is not JSON; {name} are easier to write in {path}") from exc
 
 
 def _file_values(path: Path) -> dict[str, Any]:

@@ -86,11 +86,9 @@ def _devices(asked: Asked) -> tuple[KnownDevice, ...]:
 
 def _facts(card: ModelCard, shape: Shape) -> list[str]:
     need = estimate(card, shape)
-    source = "files" if card.has_files else "computed from the config"
-    kind = f", {card.scheme.name}" if card.scheme else ""
-    count = f"{card.parameters / 1e9:,.2f} billion parameters; " if card.parameters else ""
+    source = "from its files" if card.has_files else "computed from the config"
     return [
-        f"{card.path}: {count}weights {card.weight_bytes / GIB:,.1f} GiB ({source}{kind})",
+        f"{card.path}: {card.summary} ({source})",
         f"KV cache: {_kv_text(card, shape)}",
         f"one request of max_model_len {shape.max_model_len}: {need.kv_per_request / GIB:,.2f} GiB of KV cache",
         f"workspace of one device: {need.workspace / GIB:,.2f} GiB, for {shape.max_num_batched_tokens} tokens a step, "

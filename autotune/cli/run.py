@@ -176,6 +176,7 @@ def _introduction(context: JobContext) -> str:
         f"({context.profile.platform}), workload {escape(context.workload.name)}, SLA {note.sla_text(spec)}\n"
         f"space {escape(context.space.name)} ({size(context.space)} configurations); "
         f"budget: baseline + {spec.budget.trials} trials, then the top {spec.budget.confirm_top} confirmed"
+        + "".join(f"\nnot searched: {escape(name)}, since {escape(why)}" for name, why in context.space.dropped.items())
     )
 
 

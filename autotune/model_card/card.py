@@ -7,6 +7,9 @@ from autotune.model_card.dimensions import Dimensions
 from autotune.model_card.kv_cache import KvLayers
 from autotune.model_card.quantization import Scheme
 
+GIB = 2**30
+_BILLION = 10**9
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
@@ -30,6 +33,7 @@ class ModelCard:
     has_files: bool = False  # whether `weight_bytes` are those of files
     size: Dimensions | None = None  # when the architecture is known
     scheme: Scheme | None = None  # when the weights are quantised
+    kinds: frozenset[str] = frozenset()  # its `model_type`, dense or moe, and hybrid if not every layer is attention
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -42,3 +46,13 @@ class ModelCard:
     def latent(self) -> bool:
         """Whether it has multi-head latent attention."""
         return self.size is not None and self.size.latent is not None
+
+    @property
+    def summary(self) -> str:
+        """Its size in words: `8.03 billion parameters, 15.0 GiB of weights`."""
+        billions = self.parameters / _BILLION
+        count = f"{billions:,.2f} billion" if billions >= 1 else f"{1000 * billions:,.1f} million"
+        gib = self.weight_bytes / GIB
+        size = f"{gib:,.1f} GiB" if gib >= 1 else f"{1024 * gib:,.1f} MiB"
+        parts = [f"{count} parameters"] if self.parameters else []
+        return ", ".join([*parts, f"{size} of weights", *([self.scheme.name] if self.scheme else [])])

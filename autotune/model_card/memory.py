@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.model_card.card import ModelCard
+from autotune.model_card.card import GIB, ModelCard
 
-GIB = 2**30
 UTILIZATION = 0.92
 """The share of a device's memory that vLLM 0.23 to 0.32 takes unless told otherwise."""
 

@@ -10,6 +10,7 @@ from autotune.model_card.card import ModelCard
 from autotune.model_card.dimensions import Dimensions, dimensions, has_experts, normalized
 from autotune.model_card.files import quantization_description, read_json, weight_bytes
 from autotune.model_card.flops import attention_flops
+from autotune.model_card.kinds import kinds
 from autotune.model_card.kv_cache import kv_layers
 from autotune.model_card.parameters import Parameters, count
 from autotune.model_card.quantization import Scheme, scheme
@@ -67,6 +68,7 @@ def read_model(path: Path) -> ModelCard:
         has_files=bool(on_disk),
         size=size,
         scheme=quantised,
+        kinds=kinds(text),
     )
 
 

@@ -31,6 +31,9 @@ class SearchSpace(Record):
     parameters: Annotated[dict[ParameterName, Parameter], Field(min_length=1)]
     rules: tuple[Rule, ...] = ()
     starting_points: dict[PointName, dict[str, Value]]
+    dropped: dict[ParameterName, str] = Field(
+        default={}, description="Parameters that the check before a job left out, and why; written by the check."
+    )
 
     @property
     def argument_names(self) -> tuple[str, ...]:

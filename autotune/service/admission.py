@@ -11,6 +11,7 @@ from autotune.errors import InputError
 from autotune.records import Record
 from autotune.results import Job
 from autotune.search_space import SearchSpace
+from autotune.search_space.catalogue import not_allowed
 from autotune.service.state import State
 from autotune.spec import JobSpec
 from autotune.submission import IdempotencyKey, Priority, Submission
@@ -68,6 +69,8 @@ def sources_of(state: State, asked: SubmitRequest) -> Sources:
     workload = _found(lambda: _workload(state, asked), "workload", problems)
     if workload is not None:
         problems += mismatches(asked.job, workload)
+    if space is not None:
+        problems += not_allowed(space, state.settings.allowed_knobs)
     if space is None or workload is None or problems:
         raise InputError(problems)
     return Sources(asked.job, space, workload, folder=NOWHERE)

@@ -40,6 +40,20 @@ def create_app(
     settings: Settings, store: SharedStore, *, host: str = "127.0.0.1", now: Callable[[], datetime] = utc_now
 ) -> FastAPI:
     """The service over a database. `host` is the address it listens on: requests may name it, and loopback names."""
+    app = api()
+    for router in pages.ROUTERS:
+        app.include_router(router)
+    app.mount("/static", StaticFiles(packages=[("autotune.service", "static")]))
+    hosts = LOOPBACK_NAMES | {host} | frozenset(settings.service.allowed_hosts)
+    meter = Meter()
+    app.state.autotune = State(store, settings, now, hosts, Hub(store), meter)
+    app.add_middleware(Gate, settings=settings.service, hosts=hosts)
+    app.add_middleware(Metered, meter=meter)  # outside of the gate: what it refuses is counted too
+    return app
+
+
+def api() -> FastAPI:
+    """The routers, and how they are described: all that is the same whatever is served."""
     app = FastAPI(
         title="vllm-autotune",
         version=__version__,
@@ -50,14 +64,8 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,  # what is read can be submitted
     )
-    hosts = LOOPBACK_NAMES | {host} | frozenset(settings.service.allowed_hosts)
-    meter = Meter()
-    app.state.autotune = State(store, settings, now, hosts, Hub(store), meter)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(Gate, settings=settings.service, hosts=hosts)
-    app.add_middleware(Metered, meter=meter)  # outside of the gate: what it refuses is counted too
-    for router in (*ROUTERS, *pages.ROUTERS):
+    for router in ROUTERS:
         app.include_router(router)
-    app.mount("/static", StaticFiles(packages=[("autotune.service", "static")]))
     return app

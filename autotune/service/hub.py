@@ -67,6 +67,11 @@ class Hub:
         """How many there are."""
         return sum(feed.watchers for feed in self._feeds.values())
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether it reads the database now and then."""
+        return self._looking is not None
+
     def check_room(self) -> None:
         """Raise LimitReached when no more watchers are served."""
         if self.watchers >= MOST_WATCHERS:

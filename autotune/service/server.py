@@ -23,6 +23,7 @@ from autotune.telemetry import get_logger
 log = get_logger()
 
 WORKER_GRACE_S = 90.0  # for the worker to end its engines
+RETRY_S = 3.0  # a request waits for a database that is away, and then hears of it
 SHUTDOWN_S = 10  # for requests that are being answered
 RESTART_S = 5.0  # before a worker that died is started again
 
@@ -42,7 +43,7 @@ def serve(settings: Settings, announce: Callable[[str], None], *, host: str, por
 
     Raises EnvironmentProblem where it may not or cannot listen.
     """
-    with SharedStore.open(settings.database) as store:
+    with SharedStore.open(settings.database, retry_s=RETRY_S) as store:
         if not is_loopback(host) and not store.tokens():
             raise EnvironmentProblem(
                 f"will not listen on {host} without tokens: whoever reaches it could run jobs. Make one first: "

@@ -3,6 +3,7 @@
 import difflib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -11,7 +12,7 @@ from autotune.errors import InputError, NotFound, StoreError
 from autotune.results import ENDED, Job, JobResult, JobStatus
 from autotune.store import events, rows
 from autotune.store.lease import Lease, held, let_go, locked
-from autotune.store.schema import JobRow
+from autotune.store.schema import JobRow, TrialRow
 
 _FIXED = {"id", "name", "spec", "space", "workload", "model_path", "folder", "created_at"}  # for a job's whole life
 _SHOWN_JOBS = 5  # names in a message
@@ -63,6 +64,13 @@ def set_status(session: Session, lease: Lease, status: JobStatus, message: str) 
     if row.status != status.value and status is JobStatus.RUNNING:
         events.note(session, row.id, "job_started")
     rows.set_status(row, status, message)
+
+
+def set_space(session: Session, lease: Lease, space: dict[str, Any]) -> None:
+    """Replace the search space of a job, as long as nothing was launched from it."""
+    row = held(session, lease)
+    if session.scalar(select(TrialRow.number).where(TrialRow.job_id == row.id).limit(1)) is None:
+        row.space = space
 
 
 def reopen(session: Session, lease: Lease) -> None:

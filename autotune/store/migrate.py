@@ -52,25 +52,30 @@ def head() -> str:
 def upgrade(engine: Engine) -> None:
     """Run the missing migrations in one transaction. Raises StoreError when the database is newer than this version."""
     with engine.connect() as connection:
-        if _revision(connection) == head():
+        if revision(connection) == head():
             return  # so that opening a current database never waits for its writer
     with _ALEMBIC, engine.execution_options(**{WRITES: True}).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(_POSTGRESQL_LOCK)))
-        revision = _revision(connection)  # again, under the lock: another process may have been faster
-        _refuse_unknown(revision)
-        if revision != head():
+        found = revision(connection)  # again, under the lock: another process may have been faster
+        _refuse_unknown(found)
+        if found != head():
             command.upgrade(config(connection), "head")
 
 
-def _revision(connection: Connection) -> str | None:
+def revision(connection: Connection) -> str | None:
+    """The revision of the part of a database that is ours; None where there is none."""
     return MigrationContext.configure(connection, opts=options()).get_current_revision()
 
 
-def _refuse_unknown(revision: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()}
-    if revision is not None and revision not in known:
+def known_revisions() -> frozenset[str]:
+    """All revisions this version knows."""
+    return frozenset(script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions())
+
+
+def _refuse_unknown(found: str | None) -> None:
+    if found is not None and found not in known_revisions():
         raise StoreError(
-            f"the database has schema {revision}, this version of vllm-autotune knows schemas up to {head()}; "
+            f"the database has schema {found}, this version of vllm-autotune knows schemas up to {head()}; "
             "upgrade vllm-autotune (pip install -U vllm-autotune), or use another database"
         )

@@ -38,6 +38,7 @@ class Patience:
 
     pause: Callable[[float], None]
     clock: Callable[[], float]
+    retry_s: float = RETRY_S
 
 
 def was_cut(exc: DBAPIError) -> bool:
@@ -60,8 +61,8 @@ def is_away(exc: DBAPIError) -> bool:
 def keep_trying(
     call: Callable[[], Result], passing: Callable[[DBAPIError], bool], patience: Patience, database: str
 ) -> Result:
-    """What `call` returns, tried again with growing pauses for `RETRY_S` while its errors are passing ones."""
-    deadline_s = patience.clock() + RETRY_S
+    """What `call` returns, tried again with growing pauses for a while where its errors are passing ones."""
+    deadline_s = patience.clock() + patience.retry_s
     wait_s = FIRST_PAUSE_S
     is_told = False
     while True:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
@@ -17,7 +17,7 @@ from autotune.results import Job, JobResult, JobStatus, LoadPoint, Trial, TrialR
 from autotune.store import engine, jobs, migrate, trials
 from autotune.store import lease as leases
 from autotune.store.lease import Lease
-from autotune.store.retry import Patience, is_away, keep_trying, was_cut
+from autotune.store.retry import RETRY_S, Patience, is_away, keep_trying, was_cut
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 class Store:
     """Jobs, trials and load points in one database. Threads may share it; processes open one each.
 
-    Every call is tried again for `RETRY_S` while the database is away, and may be repeated by the caller: what is
+    Every call is tried again for `retry_s` while the database is away, and may be repeated by the caller: what is
     written already is not written twice. Writes to a job need its lease, else they raise LeaseLost and write nothing.
     """
 
@@ -35,9 +35,10 @@ class Store:
         opened: Engine,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._engine = opened
-        self._patience = Patience(pause, clock)
+        self._patience = Patience(pause, clock, retry_s)
         self._shown = opened.url.render_as_string(hide_password=True)
         self._reads = sessionmaker(opened)
         self._writes = sessionmaker(opened.execution_options(**{engine.WRITES: True}))
@@ -48,6 +49,7 @@ class Store:
         url: str,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        retry_s: float = RETRY_S,
     ) -> Self:
         """Connect and bring the schema up to date.
 
@@ -59,7 +61,7 @@ class Store:
         opened = engine.connect(parsed)
         shown = parsed.render_as_string(hide_password=True)
         try:
-            keep_trying(partial(migrate.upgrade, opened), was_cut, Patience(pause, clock), shown)
+            keep_trying(partial(migrate.upgrade, opened), was_cut, Patience(pause, clock, retry_s), shown)
         except DBAPIError as exc:
             opened.dispose()
             raise StoreError(
@@ -68,7 +70,7 @@ class Store:
         except StoreError:
             opened.dispose()
             raise
-        return cls(opened, pause, clock)
+        return cls(opened, pause, clock, retry_s)
 
     def close(self) -> None:
         """Give every connection back."""
@@ -123,6 +125,10 @@ class Store:
     def set_status(self, lease: Lease, status: JobStatus, message: str = "") -> None:
         """Move a job on. An ended job that runs again is open again: its end and its cancel request are forgotten."""
         self._write(jobs.set_status, lease, status, message)
+
+    def set_space(self, lease: Lease, space: dict[str, Any]) -> None:
+        """Replace the search space of a job; one from which something was launched stays as it is."""
+        self._write(jobs.set_space, lease, space)
 
     def reopen(self, lease: Lease) -> None:
         """Let a job run again: its end and whatever cancel was asked for before are forgotten."""

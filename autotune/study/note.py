@@ -1,5 +1,6 @@
 """What the study says about itself in the dashboard."""
 
+from autotune.search_space import SearchSpace
 from autotune.spec import JobSpec
 from autotune.workload import Workload, ladder_text
 
@@ -16,8 +17,9 @@ def attributes(spec: JobSpec, engine_version: str) -> dict[str, str]:
     }
 
 
-def text(spec: JobSpec, workload: Workload) -> str:
+def text(spec: JobSpec, workload: Workload, space: SearchSpace) -> str:
     """The study's note, in Markdown."""
+    left_out = [f"- `{name}`: {why}" for name, why in space.dropped.items()]
     levels = ladder_text(workload)
     return "\n".join(
         (
@@ -25,6 +27,7 @@ def text(spec: JobSpec, workload: Workload) -> str:
             f"**SLA**: {sla_text(spec)}",
             f"**Model**: `{spec.model}`, **engine profile**: `{spec.engine}`, **devices**: {spec.devices.resource}",
             f"**Workload**: `{workload.name}`, levels {levels}, {workload.requests_per_level} requests a level",
+            *(["", "Not searched, though the space has them:", "", *left_out] if left_out else []),
             "",
             "A trial's values are measured at its operating point: the load level with the highest throughput that "
             "meets the SLA, or the level that misses it least. Trials that violate the SLA are infeasible; engines "

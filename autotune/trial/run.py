@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from autotune.diagnosis import fatal_line, outcome_of, read_failure
-from autotune.engines import loopback, procfs, vllm
+from autotune.engines import loopback, preload, procfs, vllm
 from autotune.engines.idle_check import wait_idle
 from autotune.engines.loopback import Server
 from autotune.engines.process import Busy, EngineProcess, LaunchPlan, Locked, LockRequest, SupervisorLost
@@ -272,6 +272,7 @@ class _Run:
                     os.environ,
                     {"VLLM_RPC_BASE_PATH": self.sockets},
                     platform.environment(self.devices, request.config.devices),
+                    preload.environment(os.environ) if profile.jemalloc else {},
                     profile.environment,
                     request.config.environment,
                     self._debug_environment(),

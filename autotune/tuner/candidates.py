@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from autotune.engine_config import EngineConfig, Value
 from autotune.results import Interrupted, Trial
 from autotune.search_space import BASELINE, active, broken_rules, starting_point
+from autotune.search_space.catalogue import conflicts, habits, predicted
 from autotune.study.grid import Grid
 from autotune.study.proposer import Plan, propose
 from autotune.tuner.budget import was_cancelled
@@ -22,6 +23,7 @@ class Candidates:
         self._context = context
         self._plan = proposer_plan(context)
         self._names = frozenset(context.space.argument_names)
+        self._engine = habits(context.installed)
 
     def lack_baseline(self, trials: Sequence[Trial]) -> bool:
         """Whether nobody knows how the baseline does, nor finds it out now: then it is launched before anything else.
@@ -51,7 +53,8 @@ class Candidates:
             return (
                 config.devices <= most_devices
                 and keeps_rules(self._context, knobs, config)
-                and effective_hash(config, known) not in seen
+                and not conflicts(config, self._engine)
+                and self._name(config, known) not in seen
             )
 
         proposal = propose(self._plan, judged, accept)
@@ -62,7 +65,10 @@ class Candidates:
     def _names_of(self, trial: Trial, known: Corrections) -> set[str]:
         """A trial's configuration, and for the baseline also the point where the space says that it lies."""
         placed = self._context.configuration({**self._plan.placement, **trial.knobs})
-        return {effective_hash(trial.config, known), effective_hash(placed, known)}
+        return {self._name(trial.config, known), self._name(placed, known)}
+
+    def _name(self, config: EngineConfig, known: Corrections) -> str:
+        return effective_hash(config, known, lambda one: predicted(one, self._engine))
 
     def _row(self, number: int, origin: str, knobs: Mapping[str, Value], config: EngineConfig) -> Trial:
         return Trial(

@@ -1,7 +1,7 @@
 """Everything a job needs before its first launch, loaded and checked at once."""
 
 import contextlib
-import difflib
+import dataclasses
 import hashlib
 import math
 import os
@@ -18,18 +18,21 @@ from autotune import __version__
 from autotune.engine_config import EngineConfig, Value, devices_needed
 from autotune.engines.examine import EngineInfo, probe
 from autotune.engines.simulated import info as simulated
-from autotune.errors import EnvironmentProblem, InputError
+from autotune.errors import EnvironmentProblem, InputError, NotFound
 from autotune.instruments import Instrument, version_problem
 from autotune.model_card import ModelCard, find_model, read_model
 from autotune.platforms import ANY_RESOURCE, PLATFORMS
 from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import SearchSpace, baseline_config, levels, resolve
-from autotune.settings import EngineProfile, Settings, guidellm, known_profile, profile
+from autotune.search_space.catalogue import Installed
+from autotune.settings import EngineProfile, Platform, Settings, guidellm, known_profile, profile
 from autotune.spec import JobSpec
+from autotune.tuner.installed import checked_space, installed
 from autotune.tuner.sources import Sources
 from autotune.workload import Vocabulary, Workload, open_source
 
 BUNDLED_MODELS = (Path(__file__).resolve().parents[1] / "demo",)  # what a service offers that names no other roots
+_BY_RESOURCE: dict[str, Platform] = {"NPU": "ascend", "GPU": "cuda", "CPU": "cpu"}
 LENGTH_STEP = 64  # max_model_len is rounded up to a multiple of it, so that prompts at the longest length fit
 
 
@@ -57,6 +60,11 @@ class JobContext:
         """The engine's own defaults: only the space's fixed parameters and the derived length are given."""
         return with_profile(baseline_config(self.space, derived=self.derived), self.profile)
 
+    @property
+    def installed(self) -> Installed:
+        """The engine and the model as the knob catalogue wants to know them."""
+        return installed(self.profile, self.engine, self.model)
+
     def configuration(self, knobs: Mapping[str, Value]) -> EngineConfig:
         """What a choice of knobs launches."""
         return with_profile(resolve(self.space, knobs, derived=self.derived), self.profile)
@@ -76,11 +84,17 @@ def with_profile(config: EngineConfig, profile: EngineProfile) -> EngineConfig:
 
 
 def prepare(sources: Sources, settings: Settings) -> JobContext:
-    """Check a job against this machine: profile, model, lengths, and the knobs against the engine's own arguments."""
+    """Check a job against this machine: profile, model, lengths, and the knobs against catalogue and engine.
+
+    The space of the job is the one that is searched: without what does nothing on this engine.
+    """
     chosen = profile(settings, sources.spec.engine)
     _check_resource(sources.spec, chosen)
     model = read_model(find_model(sources.spec.model, relative_to=sources.folder, roots=chosen.model_roots))
-    return _context(new_job(sources, model, settings), sources, chosen, model, settings)
+    engine = describe_engine(chosen, settings.home / "probes")
+    space = checked_space(sources.space, installed(chosen, engine, model), chosen, settings.allowed_knobs)
+    sources = dataclasses.replace(sources, space=space)
+    return _context(new_job(sources, model, settings), sources, chosen, model, engine, settings)
 
 
 def admit(sources: Sources, settings: Settings) -> Job:
@@ -94,7 +108,9 @@ def admit(sources: Sources, settings: Settings) -> Job:
     _check_resource(spec, chosen)
     roots = chosen.model_roots or settings.model_roots or BUNDLED_MODELS
     model = read_model(find_model(spec.model, relative_to=sources.folder, roots=roots))
-    _max_model_len(sources, model)
+    space = checked_space(sources.space, installed(chosen, model=model), chosen, settings.allowed_knobs)
+    sources = dataclasses.replace(sources, space=space)
+    longest_request(sources, model)
     return new_job(sources, model, settings)
 
 
@@ -126,7 +142,7 @@ def _check_resource(spec: JobSpec, chosen: EngineProfile) -> None:
 def restore(job: Job, settings: Settings) -> JobContext:
     """A stored job as it can go on here, from the documents it was started with.
 
-    Raises what `prepare` raises.
+    One that waits in the queue gets its space as `prepare` would make it. Raises what `prepare` raises.
     """
     sources = Sources(
         spec=JobSpec.model_validate(job.spec),
@@ -135,7 +151,27 @@ def restore(job: Job, settings: Settings) -> JobContext:
         folder=Path(job.folder),
     )
     chosen = profile(settings, sources.spec.engine)
-    return _context(job, sources, chosen, read_model(Path(job.model_path)), settings)
+    model, engine = read_model(Path(job.model_path)), describe_engine(chosen, settings.home / "probes")
+    space = checked_space(sources.space, installed(chosen, engine, model), chosen, settings.allowed_knobs)
+    if job.status is JobStatus.QUEUED:  # nobody has asked the engine yet; later the space stays what was searched
+        job = job.model_copy(update={"space": space.model_dump(mode="json")})
+        sources = dataclasses.replace(sources, space=space)
+    return _context(job, sources, chosen, model, engine, settings)
+
+
+def checked_without_engine(sources: Sources, settings: Settings) -> SearchSpace:
+    """The space as `prepare` would leave it, by what is known before an engine is asked. Raises InputError."""
+    platform = _BY_RESOURCE[sources.spec.devices.resource]
+    try:
+        chosen = known_profile(settings, sources.spec.engine)
+    except (EnvironmentProblem, NotFound):  # not on this machine; the job may run on another
+        chosen = EngineProfile(executable=Path(), platform=platform)
+    if chosen.platform != "simulated":
+        chosen = chosen.model_copy(update={"platform": platform})
+    model: ModelCard | None = None
+    with contextlib.suppress(InputError):
+        model = read_model(find_model(sources.spec.model, relative_to=sources.folder, roots=chosen.model_roots))
+    return checked_space(sources.space, installed(chosen, model=model), chosen, settings.allowed_knobs)
 
 
 def check_same_engine(context: JobContext, trials: Sequence[Trial]) -> None:
@@ -150,10 +186,10 @@ def check_same_engine(context: JobContext, trials: Sequence[Trial]) -> None:
         )
 
 
-def _context(job: Job, sources: Sources, chosen: EngineProfile, model: ModelCard, settings: Settings) -> JobContext:
-    derived: dict[str, Value] = {"max_model_len": _max_model_len(sources, model)}
-    engine = describe_engine(chosen, settings.home / "probes")
-    _check_arguments(sources.space, engine)
+def _context(
+    job: Job, sources: Sources, chosen: EngineProfile, model: ModelCard, engine: EngineInfo, settings: Settings
+) -> JobContext:
+    derived: dict[str, Value] = {"max_model_len": longest_request(sources, model)}
     tool = find_instrument(sources.spec.instrument, sources.spec.engine, chosen, engine, settings)
     return JobContext(job, sources.spec, sources.space, sources.workload, chosen, model, engine, derived, tool)
 
@@ -175,10 +211,14 @@ def find_instrument(
     return None
 
 
-def _max_model_len(sources: Sources, model: ModelCard) -> int:
+def longest_request(sources: Sources, model: ModelCard) -> int:
+    """The `max_model_len` of every launch: what the workload's longest request needs.
+
+    Raises InputError when the model or the space does not allow it.
+    """
     vocabulary = Vocabulary(model.vocab_size, model.special_ids)
     needed = open_source(sources.workload.dataset, vocabulary, model=model.path).longest_request_tokens
-    _check_own_length(sources.space, needed, sources.workload.name)
+    _check_own_length(sources.space, needed, sources.workload.name, model.max_positions)
     if model.max_positions and needed > model.max_positions:
         raise InputError(
             f"workload {sources.workload.name!r} has requests of up to {needed} tokens, the model has "
@@ -188,8 +228,11 @@ def _max_model_len(sources: Sources, model: ModelCard) -> int:
     return min(rounded, model.max_positions) if model.max_positions else rounded
 
 
-def _check_own_length(space: SearchSpace, needed: int, workload: str) -> None:
-    """A space may choose `max_model_len` itself, but not below what the workload sends: those requests would fail."""
+def _check_own_length(space: SearchSpace, needed: int, workload: str, positions: int = 0) -> None:
+    """A space may choose `max_model_len` itself, but not below what the workload sends: those requests would fail.
+
+    Nor above what the model has: nothing would start. No positions: not known.
+    """
     parameter = space.parameters.get("max_model_len")
     if parameter is None:
         return
@@ -198,6 +241,12 @@ def _check_own_length(space: SearchSpace, needed: int, workload: str) -> None:
         raise InputError(
             f"search space {space.name!r}: max_model_len {', '.join(map(str, wrong))} is not a whole number of at "
             f"least {needed}, the longest request of workload {workload!r}"
+        )
+    above = [value for value in levels(parameter) if isinstance(value, int) and positions and value > positions]
+    if above:
+        raise InputError(
+            f"search space {space.name!r}: max_model_len {', '.join(map(str, above))} is more than the model's "
+            f"{positions} positions; lower it, or leave it out to take the workload's longest request"
         )
 
 
@@ -219,17 +268,3 @@ def describe_engine(chosen: EngineProfile, cache: Path) -> EngineInfo:
         fresh.write_text(found.model_dump_json(indent=2))
         fresh.replace(known)
     return found
-
-
-def _check_arguments(space: SearchSpace, engine: EngineInfo) -> None:
-    """Refuse engine arguments that this engine version does not have, before a launch is spent on them."""
-    if not engine.arguments:
-        return
-    problems = []
-    for name in space.argument_names:
-        if name not in engine.arguments:
-            close = difflib.get_close_matches(name, engine.arguments, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            problems.append(f"search space {space.name!r}: vLLM {engine.version} has no argument {name!r}{hint}")
-    if problems:
-        raise InputError(problems)

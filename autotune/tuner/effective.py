@@ -1,17 +1,17 @@
-"""What configurations really run as: the engine's read-backs so far tell which of them are the same."""
+"""What configurations really run as: the catalogue predicts it, and the engine's read-backs in the job correct it."""
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from autotune.engine_config import EngineConfig
 from autotune.results import Measured, Trial
+from autotune.search_space.catalogue import spelled
+from autotune.search_space.catalogue.values import UNSET
 
 Corrections = Mapping[tuple[str, str], str]  # (argument, value asked for) -> value it runs with
-
-UNSET = "unset"
-_AUTOMATIC = (None, "auto")
+Predict = Callable[[EngineConfig], Mapping[str, Any]]  # what a configuration will run as, by flat name
 
 
 def corrections(trials: Sequence[Trial], names: Collection[str]) -> Corrections:
@@ -25,29 +25,22 @@ def corrections(trials: Sequence[Trial], names: Collection[str]) -> Corrections:
         outcome = trial.result.outcome if trial.result else None
         if isinstance(outcome, Measured):
             for name in outcome.effective_config.keys() & set(names):
-                asked = _text(trial.config.arguments.get(name))
-                seen.setdefault((name, asked), set()).add(_text(outcome.effective_config[name]))
+                asked = spelled(trial.config.arguments.get(name))
+                seen.setdefault((name, asked), set()).add(spelled(outcome.effective_config[name]))
     return {key: runs.pop() for key, runs in seen.items() if len(runs) == 1}
 
 
-def effective_hash(config: EngineConfig, known: Corrections) -> str:
-    """A name that two configurations share when, by what is known, the engine runs them alike."""
-    names = config.arguments.keys() | {name for name, asked in known if asked == UNSET}
-    asked = {name: _text(config.arguments.get(name)) for name in names}
-    runs = {name: known.get((name, value), value) for name, value in asked.items()}
-    given = {name: value for name, value in runs.items() if value != UNSET}
-    document = [sorted(given.items()), sorted(config.environment.items()), config.devices]
+def effective_hash(config: EngineConfig, known: Corrections, predict: Predict) -> str:
+    """A name that two configurations share when, by all that is known, the engine runs them alike.
+
+    What was read back wins over what is predicted.
+    """
+    expected = predict(config)
+    names = expected.keys() | config.arguments.keys() | {name for name, asked in known if asked == UNSET}
+    runs = {
+        name: known.get((name, spelled(config.arguments.get(name))), spelled(expected.get(name)))
+        for name in names
+        if not isinstance(config.arguments.get(name), Mapping)  # its keys are among the expected
+    }
+    document = [sorted((name, value) for name, value in runs.items() if value != UNSET), config.devices]
     return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
-
-
-def _text(value: Any) -> str:
-    """A value as the engine's read-back would spell it: numbers by value, words in lower case."""
-    if value in _AUTOMATIC:
-        return UNSET
-    if isinstance(value, Mapping):
-        return json.dumps(value, sort_keys=True)
-    text = str(value).strip().lower()
-    try:
-        return repr(float(text))
-    except ValueError:
-        return text

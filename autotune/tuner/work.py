@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from autotune.fleet import Fleet
-from autotune.results import Job
+from autotune.results import Job, JobStatus
 from autotune.search_space import SearchSpace
 from autotune.settings import EngineProfile, Settings
 from autotune.spec import Devices, JobSpec
@@ -52,6 +52,10 @@ def open_study(job: Job, settings: Settings) -> PersistedStudy:
 
 def tune(context: JobContext, settings: Settings, store: Store, lease: Lease, fleet: Fleet, observe: Observer) -> Job:
     """Run a leased job to its end, with its study described; raises what `run_job` raises."""
+    if context.job.status is JobStatus.QUEUED:
+        store.set_space(lease, context.job.space)  # what does nothing on the engine of this machine is left out
     study = open_study(context.job, settings)
-    study.describe(note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload))
+    study.describe(
+        note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload, context.space)
+    )
     return run_job(context, Books(store, lease, study), fleet, observe)

@@ -230,6 +230,12 @@ class TestJobs:
         store.set_status(lease, JobStatus.RUNNING, "trial 3 of 30")
         assert (store.job("aa01").status, store.job("aa01").message) == (JobStatus.RUNNING, "trial 3 of 30")
 
+    def test_a_space_may_shrink_until_something_was_launched_from_it(self, store: Store, lease: Lease) -> None:
+        store.set_space(lease, {"parameters": ["first"]})
+        store.start_trial(lease, trial(0))
+        store.set_space(lease, {"parameters": ["second"]})
+        assert store.job("aa01").space == {"parameters": ["first"]}
+
     def test_a_message_may_quote_a_log_with_nul_bytes(self, store: Store, lease: Lease) -> None:
         store.set_status(lease, JobStatus.FAILED, "it said \0")
         assert store.job("aa01").message == "it said \N{REPLACEMENT CHARACTER}"

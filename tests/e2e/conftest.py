@@ -107,7 +107,9 @@ def _store(home: Path, context: JobContext, trials: list[Trial]) -> Job:
     """A finished job with its rows and its study, as a tuner leaves them."""
     url = f"sqlite:///{home / 'autotune.db'}"
     study = PersistedStudy(open_storage(url), context.job.id, context.spec.sla, Grid.of(context.space))
-    study.describe(note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload))
+    study.describe(
+        note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload, context.space)
+    )
     result = JobResult(
         stopped_by="trials", front=pareto_front(trials), recommendation=recommend(trials, (), context.spec.sla)
     )

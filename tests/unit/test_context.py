@@ -9,10 +9,11 @@ import yaml
 
 from autotune.engine_config import EngineConfig
 from autotune.errors import EnvironmentProblem, InputError
-from autotune.results import Trial
+from autotune.results import JobStatus, Trial
 from autotune.search_space import SearchSpace
 from autotune.settings import EngineProfile, Settings
 from autotune.spec import Sla
+from autotune.study import note
 from autotune.tuner import context, sources
 from autotune.tuner.context import JobContext, check_same_engine, restore, with_profile
 from autotune.tuner.sources import load_job
@@ -56,6 +57,13 @@ def test_a_space_may_not_cut_off_the_workloads_longest_request() -> None:
         context._check_own_length(space, 56, "demo")
 
 
+def test_a_space_may_not_ask_for_more_positions_than_the_model_has() -> None:
+    space = SearchSpace.model_validate(SPACE)
+    context._check_own_length(space, 16, "demo", positions=32)
+    with pytest.raises(InputError, match="max_model_len 32 is more than the model's 31 positions"):
+        context._check_own_length(space, 16, "demo", positions=31)
+
+
 def test_a_job_file_in_another_encoding_is_a_clear_message(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_bytes("name: größe".encode("latin-1"))
@@ -84,16 +92,54 @@ def test_a_damaged_probe_cache_is_asked_again(tmp_path: Path) -> None:
     assert context.describe_engine(engine, tmp_path / "probes") == first
 
 
-def test_an_argument_that_the_engine_does_not_have_is_refused_before_a_launch() -> None:
-    tiny = runpy.run_path("tests/data/tiny_job.py")
-    engine = tiny["job_context"](Path(), {}).engine
-    knows = engine.model_copy(update={"arguments": frozenset({"max_num_seqs", "block_sizes"})})
+def test_what_is_wrong_with_a_space_is_told_together_before_a_launch(make_context: MakeContext, tmp_path: Path) -> None:
+    parameters = {
+        "omp": {"type": "int", "values": [1, 2], "target": {"kind": "environment", "name": "OMP_NUM_THREAD"}},
+        "gpu_memory_utilization": {"type": "float", "low": 0.5, "high": 1.1, "step": 0.2},
+    }
+    baseline = {"omp": 1, "gpu_memory_utilization": 0.5}
+    space = {"version": 1, "name": "wrong", "parameters": parameters, "starting_points": {"baseline": baseline}}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(space))
     with pytest.raises(InputError) as refused:
-        context._check_arguments(SearchSpace.model_validate(tiny["SPACE"]), knows)
-    assert [problem.partition(" has no argument ")[2] for problem in refused.value.problems] == [
-        "'block_size'; did you mean 'block_sizes'?",
-        "'tensor_parallel_size'",
+        make_context(tmp_path, f"search_space={tmp_path / 'wrong.yaml'}")
+    assert sorted(problem.removeprefix("search space 'wrong': ") for problem in refused.value.problems) == [
+        "environment 'OMP_NUM_THREAD' is not in the knob catalogue; did you mean 'OMP_NUM_THREADS'?; one who knows it "
+        "may allow it with allowed_knobs: [OMP_NUM_THREAD] in the settings",
+        "gpu_memory_utilization: 1.1: must be above 0, at most 1",
     ]
+
+
+def test_the_space_of_a_job_is_the_one_that_is_searched(make_context: MakeContext, tmp_path: Path) -> None:
+    """What does nothing here is left out, with the reason, and stays so when the job goes on."""
+    parameters = {
+        "max_num_seqs": {"type": "int", "values": [4, 8]},
+        "TASK_QUEUE_ENABLE": {"type": "int", "values": [0, 1], "target": {"kind": "environment"}},
+    }
+    baseline = {"max_num_seqs": 8, "TASK_QUEUE_ENABLE": 1}
+    space = {"version": 1, "name": "idle", "parameters": parameters, "starting_points": {"baseline": baseline}}
+    (tmp_path / "idle.yaml").write_text(yaml.safe_dump(space))
+    job = make_context(tmp_path, f"search_space={tmp_path / 'idle.yaml'}")
+    assert list(job.space.parameters) == ["max_num_seqs"]
+    assert job.space.dropped == {"TASK_QUEUE_ENABLE": "it does something on ascend only, and this is cpu"}
+    assert job.job.space == job.space.model_dump(mode="json")
+    assert "- `TASK_QUEUE_ENABLE`: it does something on ascend only" in note.text(job.spec, job.workload, job.space)
+    assert restore(job.job, Settings(home=tmp_path, profiles={"fake": job.profile})) == job
+
+
+def test_a_job_from_the_queue_gets_its_space_when_the_engine_is_known(
+    make_context: MakeContext, tmp_path: Path
+) -> None:
+    job = make_context(tmp_path)
+    settings = Settings(home=tmp_path, profiles={"fake": job.profile.model_copy(update={"platform": "cpu"})})
+    wide = job.space.model_dump(mode="json")
+    wide["parameters"]["OMP_NUM_THREADS"] = {"type": "int", "values": [1, 2], "target": {"kind": "environment"}}
+    wide["starting_points"]["baseline"]["OMP_NUM_THREADS"] = 1
+    queued = job.job.model_copy(update={"space": wide})
+    narrowed = restore(queued, settings)
+    assert "OMP_NUM_THREADS" in narrowed.space.dropped
+    assert narrowed.job.space == narrowed.space.model_dump(mode="json")
+    running = queued.model_copy(update={"status": JobStatus.RUNNING})
+    assert "OMP_NUM_THREADS" in restore(running, settings).space.parameters
 
 
 # What so few requests can show

@@ -7,8 +7,10 @@ import pytest
 
 from autotune.engine_config import EngineConfig
 from autotune.results import LoadPoint, Measured, Trial, TrialResult
+from autotune.search_space.catalogue import Installed, habits, predicted
 from autotune.tuner.effective import corrections, effective_hash
 
+NOTHING_KNOWN = Installed()
 NAMES = ("block_size", "max_num_seqs", "kv_cache_dtype")
 
 MakeTrial = Callable[..., Trial]
@@ -27,8 +29,15 @@ def ran(make_trial: MakeTrial, make_point: MakePoint) -> Ran:
     return make
 
 
-def name(arguments: dict[str, Any], *trials: Trial) -> str:
-    return effective_hash(EngineConfig(arguments=arguments), corrections(trials, NAMES))
+def as_asked(config: EngineConfig) -> dict[str, Any]:
+    """The prediction of one who knows nothing of the engine."""
+    return predicted(config, habits(NOTHING_KNOWN))
+
+
+def name(arguments: dict[str, Any], *trials: Trial, installed: Installed = NOTHING_KNOWN) -> str:
+    engine = habits(installed)
+    known = corrections(trials, NAMES)
+    return effective_hash(EngineConfig(arguments=arguments), known, lambda config: predicted(config, engine))
 
 
 def test_without_a_read_back_different_values_are_different_configurations() -> None:
@@ -88,8 +97,36 @@ def test_a_running_or_failed_trial_tells_nothing(make_trial: MakeTrial) -> None:
 
 def test_the_environment_and_the_devices_make_a_configuration_another_one() -> None:
     configs = [EngineConfig(), EngineConfig(environment={"A": "1"}), EngineConfig(devices=2)]
-    assert len({effective_hash(config, {}) for config in configs}) == 3
+    assert len({effective_hash(config, {}, as_asked) for config in configs}) == 3
 
 
 def test_the_order_of_arguments_does_not_matter() -> None:
     assert name({"block_size": 16, "max_num_seqs": 8}) == name({"max_num_seqs": 8, "block_size": 16})
+
+
+# What the catalogue predicts
+
+ASCEND = Installed(
+    platform="ascend", versions={"vllm": "0.23.0", "vllm-ascend": "0.23.0.post1"}, models=frozenset({"qwen3", "dense"})
+)
+
+
+def test_what_is_predicted_is_one_configuration_before_anything_was_measured() -> None:
+    """block_size 16 runs as 128 on Ascend, and 128 is what runs when nothing is asked."""
+    assert len({name(given, installed=ASCEND) for given in ({}, {"block_size": 16}, {"block_size": 128})}) == 1
+    off = {"enable_prefix_caching": False, "enable_chunked_prefill": False}
+    assert name({**off, "block_size": 256}, installed=ASCEND) != name({**off, "block_size": 128}, installed=ASCEND)
+
+
+def test_a_read_back_wins_over_the_prediction(ran: Ran) -> None:
+    trial = ran({"block_size": 16}, {"block_size": "64"})
+    assert name({"block_size": 16}, trial, installed=ASCEND) != name({"block_size": 128}, installed=ASCEND)
+    assert name({"block_size": 32}, trial, installed=ASCEND) == name({"block_size": 128}, installed=ASCEND)
+
+
+def test_keys_within_a_configuration_are_predicted_one_by_one() -> None:
+    """cudagraph_mode FULL_AND_PIECEWISE is the default; the other keys stay what they are."""
+    assert name({"compilation_config": {"cudagraph_mode": "FULL_AND_PIECEWISE"}}, installed=ASCEND) == name(
+        {}, installed=ASCEND
+    )
+    assert name({"compilation_config": {"unknown": 1}}, installed=ASCEND) != name({}, installed=ASCEND)

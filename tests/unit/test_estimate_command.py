@@ -44,10 +44,15 @@ def estimate(*arguments: str | Path) -> Result:
 
 def test_weights_cache_and_workspace_are_told_with_where_they_come_from(model: Path):
     shown = estimate(model, "--max-model-len", "8192").stdout
-    assert "8.03 billion parameters; weights 15.0 GiB (computed from the config)" in shown
+    assert "8.03 billion parameters, 15.0 GiB of weights (computed from the config)" in shown
     assert "KV cache: 128.0 KiB per token" in shown
     assert "one request of max_model_len 8192: 1.00 GiB of KV cache" in shown
     assert "workspace of one device: 0.65 GiB, for 2048 tokens a step, 256 sequences" in shown
+
+
+def test_small_models_are_told_in_small_units(tmp_path: Path):
+    small = written(tmp_path / "small", {"num_hidden_layers": 1, "hidden_size": 256, "vocab_size": 1000})
+    assert "11.7 million parameters, 22.3 MiB of weights" in estimate(small).stdout
 
 
 def test_every_known_device_is_shown_with_the_smallest_size_that_fits(tmp_path: Path):
@@ -78,7 +83,7 @@ def test_json_has_what_a_script_needs(model: Path):
 
 
 def test_a_configuration_file_stands_for_its_folder(model: Path):
-    assert "weights 15.0 GiB" in estimate(model / "config.json").stdout
+    assert "15.0 GiB of weights" in estimate(model / "config.json").stdout
 
 
 def test_the_greatest_length_is_the_models_own(model: Path):

@@ -181,7 +181,17 @@ def test_no_text_and_no_override_ends_in_anything_but_a_record_or_an_input_error
 
 
 def test_the_bundled_spaces_are_found_by_name():
-    assert bundled("search_spaces") == ("ascend-dense", "cpu", "cuda", "demo")
+    assert bundled("search_spaces") == (
+        "ascend-dense",
+        "ascend-low-latency",
+        "ascend-moe",
+        "ascend-throughput",
+        "cpu",
+        "cuda",
+        "demo",
+        "seed-guide",
+        "simulated",
+    )
     assert find("cpu", "search_spaces", relative_to=Path("/nowhere")).read_text().startswith("#")
 
 
@@ -195,7 +205,7 @@ def test_an_unknown_reference_says_what_was_meant_and_what_there_is(tmp_path):
         find("ascend-dens", "search_spaces", relative_to=tmp_path)
     assert str(caught.value) == (
         "no search space 'ascend-dens'; did you mean 'ascend-dense'? "
-        f"Bundled are ascend-dense, cpu, cuda, demo; no file is at {tmp_path / 'ascend-dens'}"
+        f"Bundled are {', '.join(bundled('search_spaces'))}; no file is at {tmp_path / 'ascend-dens'}"
     )
 
 

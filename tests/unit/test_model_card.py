@@ -59,6 +59,27 @@ def test_the_text_part_of_a_multimodal_config_counts(tmp_path: Path):
     assert card.special_ids == {151643, 151645}
 
 
+@pytest.mark.parametrize(
+    ("more", "kinds"),
+    [
+        ({"model_type": "qwen3"}, {"qwen3", "dense"}),
+        (
+            {"model_type": "gemma3_text", "layer_types": ["sliding_attention", "full_attention"]},
+            {"gemma3_text", "dense"},
+        ),
+        ({"model_type": "qwen3_moe", "num_experts": 128}, {"qwen3_moe", "moe"}),
+        (
+            {"model_type": "qwen3_next", "num_experts": 512, "layer_types": ["linear_attention", "full_attention"]},
+            {"qwen3_next", "moe", "hybrid"},
+        ),
+        ({"model_type": "zamba2", "mamba_d_state": 64}, {"zamba2", "dense", "hybrid"}),
+        ({}, {"unknown", "dense"}),
+    ],
+)
+def test_a_model_is_sorted_by_its_layers(more: dict[str, Any], kinds: set[str], tmp_path: Path):
+    assert read_model(model(tmp_path, DENSE | more)).kinds == kinds
+
+
 def test_a_token_of_the_kv_cache_takes_keys_and_values_of_every_layer(tmp_path: Path):
     """2 x 64 layers x 8 heads x 128 values x 2 bytes = 256 KiB."""
     assert read_model(model(tmp_path, DENSE)).kv_bytes_per_token == 262144

@@ -22,7 +22,7 @@ from autotune.engines.simulated.metrics import Metrics
 from autotune.engines.simulated.model import Model, read
 from autotune.engines.simulated.refusal import Refused
 from autotune.engines.simulated.replay import counters as virtual_counters
-from autotune.loading import load
+from autotune.loading import bundled, load
 from autotune.results import Evidence
 from autotune.search_space import SearchSpace
 from autotune.settings import Settings
@@ -139,7 +139,7 @@ def test_the_key_is_in_no_log_line() -> None:
     assert "secret" not in "\n".join(transcript.start(prepare(asked, read(TINY)), STAMP))
 
 
-@pytest.mark.parametrize("space", ["demo", "cpu", "cuda", "ascend-dense"])
+@pytest.mark.parametrize("space", bundled("search_spaces"))
 def test_the_shipped_search_spaces_use_known_arguments(space: str) -> None:
     document = load((ROOT / "search_spaces" / f"{space}.yaml").read_text(), SearchSpace, source=space)
     assert set(document.argument_names) <= describe(Path("vllm-simulated")).arguments

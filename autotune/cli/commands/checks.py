@@ -1,6 +1,7 @@
 """Commands that look at files and at the machine, and tune nothing."""
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,11 +21,13 @@ def validate(job_file: JobFile, fields: Overrides = None, sla: SlaLines = None) 
 
 
 @command()
-def schema() -> None:
+def schema(
+    of_api: Annotated[bool, typer.Option("--api", help="The OpenAPI description of the service instead.")] = False,
+) -> None:
     """Print the job file's JSON Schema, for editors."""
     from autotune.cli.files import print_schema
 
-    print_schema()
+    print_schema(of_api=of_api)
 
 
 @command()
@@ -36,6 +39,24 @@ def diagnose(
     from autotune.cli.diagnose import diagnose_log
 
     raise typer.Exit(diagnose_log(log, as_json=as_json))
+
+
+@command()
+def doctor(
+    job_file: Annotated[
+        Path | None, typer.Argument(help="A job file whose model and memory are judged too.", metavar="[JOB.yaml]")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="The engine profile; default the job's, or the detected one.")
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Look at the system's files below this folder.", hidden=True)] = Path("/"),
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: driver, engine, devices, host, database, and whether a job's model fits; with fixes."""
+    from autotune.cli.doctor import report
+    from autotune.doctor import Asked
+
+    raise typer.Exit(report(Asked(job_file, engine, root), as_json=as_json))
 
 
 @command()

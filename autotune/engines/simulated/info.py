@@ -8,6 +8,13 @@ from autotune import __version__
 from autotune.engines.examine import EngineInfo
 from autotune.engines.simulated.options import ACCEPTED, Options
 
+MODELLED_VERSIONS = {
+    "cpu": {"vllm": "0.32.0"},
+    "cuda": {"vllm": "0.32.0"},
+    "ascend": {"vllm": "0.30.0", "vllm-ascend": "0.30.0rc2"},
+}
+"""Device family -> the releases whose defaults and rules are simulated."""
+
 _NOT_ARGUMENTS = frozenset({"given", "environment"})
 
 
