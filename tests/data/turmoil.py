@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,12 +28,16 @@ import yaml
 from autotune.engines.locks import DeviceLocks
 from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import SearchSpace
+from autotune.settings import Settings
 from autotune.spec import JobSpec
-from autotune.store import Store, url_for_optuna
+from autotune.store import SharedStore, url_for_optuna
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
+from autotune.submission import Submission
 from autotune.tuner.budget import was_cancelled
+from autotune.tuner.context import admit
 from autotune.tuner.owner import runner, utc_now
+from autotune.tuner.sources import load_job
 
 JOB_FILE = Path(__file__).parent / "soak" / "job.yaml"
 RAY_SERVERS = {"raylet": "raylet", "gcs": "gcs_server"}
@@ -81,9 +86,9 @@ class Place:
         return code, self.outputs[-1].read_text()
 
     @functools.cached_property
-    def store(self) -> Store:
-        """The database, opened once; to be asked for only when a command has made it."""
-        return Store.open(self.database)
+    def store(self) -> SharedStore:
+        """The database, opened once; to be asked for only when a command has made it, or a submission should."""
+        return SharedStore.open(self.database)
 
     @property
     def is_written(self) -> bool:
@@ -119,6 +124,15 @@ def make_place(home: Path, scratch: Path, executable: Path, database: str | None
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("AUTOTUNE_", "RAY_"))}
     places = {"TMPDIR": str(scratch), "RAY_TMPDIR": str(scratch), "AUTOTUNE_SETTINGS": str(home / "settings.yaml")}
     return Place(home, scratch, url, ours | places | {"PYTHONUNBUFFERED": "1"})
+
+
+def submit(place: Place, overrides: Sequence[str] = (), tenant: str = "red") -> str:
+    """Put the job into the place's queue, as the service does; its id."""
+    document = yaml.safe_load((place.home / "settings.yaml").read_text())
+    settings = Settings(**document, model_roots=(JOB_FILE.parents[3] / "autotune" / "demo",))
+    submission = Submission(tenant=tenant, queued_at=utc_now())
+    queued = admit(load_job(JOB_FILE, overrides), settings)
+    return place.store.submit(queued, submission, settings.service.limits_of(tenant))[0]
 
 
 # What runs there
@@ -242,6 +256,21 @@ def disturb_database(place: Place, process: "subprocess.Popen[bytes]") -> None:
         connection.execute("ROLLBACK")
 
 
+def wait_for(look: Callable[[], Any], limit_s: float) -> Any:
+    """What `look` returns as soon as it is something; a test that waits in vain fails."""
+    deadline, pause = time.monotonic() + limit_s, threading.Event()
+    while not (found := look()):
+        assert time.monotonic() < deadline, "waited in vain"
+        pause.wait(POLL_S)
+    return found
+
+
+def held_by(place: Place, pid: int) -> str | None:
+    """The job that a process runs."""
+    owners = {row.id: runner(place.store, row.id) or "" for row in jobs(place)}
+    return next((job_id for job_id, name in owners.items() if name.startswith(f"process {pid} on ")), None)
+
+
 def waited(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
     """Wait for the end of a process; whether it came."""
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -263,14 +292,25 @@ class Story:
 
 
 def run_disturbed(
-    place: Place, overrides: Sequence[str], strikes: Sequence[Strike], seed: int, limit_s: float
+    place: Place,
+    overrides: Sequence[str],
+    strikes: Sequence[Strike],
+    seed: int,
+    limit_s: float,
+    *,
+    queued: bool = False,
 ) -> Story:
-    """Run a new job, strike as planned, and resume it until it has succeeded or `limit_s` are over."""
+    """Run a new job, strike as planned, and resume it until it has succeeded or `limit_s` are over.
+
+    `queued`: it waits in the queue, a worker takes it, and whoever comes next takes it over from a dead one.
+    """
     known = {job.id for job in jobs(place)}
     rng, story = random.Random(seed), Story(pending=list(strikes))
     deadline = time.monotonic() + limit_s
+    if queued:
+        story.job_id = submit(place, [word for word in overrides if word != "--set"])
     while story.commands < MOST_COMMANDS and time.monotonic() < deadline:
-        arguments = ["run", JOB_FILE, *overrides] if story.job_id is None else ["resume", story.job_id]
+        arguments = _command(place, overrides, story, queued=queued)
         story.commands += 1
         with place.start(*arguments) as process:
             _watch(place, process, story, rng, known, deadline)
@@ -278,6 +318,16 @@ def run_disturbed(
         if story.job_id is not None and job(place, story.job_id).status is JobStatus.SUCCEEDED:
             return story
     return story
+
+
+def _command(place: Place, overrides: Sequence[str], story: Story, *, queued: bool) -> list[str | Path]:
+    """What starts the job, or goes on with it; a job that has failed is put into the queue again."""
+    if not queued:
+        return ["run", JOB_FILE, *overrides] if story.job_id is None else ["resume", story.job_id]
+    assert story.job_id is not None
+    if job(place, story.job_id).status in (JobStatus.FAILED, JobStatus.CANCELLED):
+        place.store.requeue(story.job_id, now=utc_now())
+    return ["worker", "--once"]
 
 
 def _watch(

@@ -85,6 +85,50 @@ def test_after_kills_at_random_moments_the_job_succeeds_with_nothing_lost_repeat
     assert len(turmoil.jobs(place)) == number
 
 
+def test_a_queued_job_is_taken_over_from_workers_that_are_killed(place: Any):
+    """As above, with the worker in place of the command; nobody asks for the job to be resumed."""
+    rng = random.Random(SEED)
+    schedule = turmoil.plan(rng, ["cli", "cli", "engine", "database"], TRIALS)
+    story = turmoil.run_disturbed(place, (), schedule, rng.randrange(2**31), JOB_LIMIT_S, queued=True)
+    told = f"seed {SEED}, schedule {schedule}, struck {story.struck}; see {place.outputs}"
+    assert turmoil.lost(place, story) == [], told
+    assert turmoil.duplicates(place, story) == [], told
+    assert turmoil.wrong_ending(place, story) == [], told
+    assert turmoil.leftovers(place) == [], told
+    assert sum(struck.kind == "cli" for struck in story.struck) == 2, told
+
+
+def test_two_workers_share_a_queue_and_one_goes_on_with_the_job_of_the_other(place: Any):
+    """Four jobs of two tenants; the first worker is killed in the middle of a job."""
+    small = ("budget.trials=3", "budget.start_points=1", "budget.confirm_top=1")
+    ids = [
+        turmoil.submit(place, (*small, f"seed={number}"), tenant)
+        for number, tenant in enumerate(["red"] * 3 + ["blue"])
+    ]
+    with place.start("worker") as first, place.start("worker") as second:
+        try:
+            mine = turmoil.wait_for(lambda: turmoil.held_by(place, first.pid), JOB_LIMIT_S)
+            turmoil.wait_for(lambda: any(t.result for t in turmoil.trials(place, mine)), JOB_LIMIT_S)
+            first.kill()
+            turmoil.wait_for(
+                lambda: all(turmoil.job(place, one).status is JobStatus.SUCCEEDED for one in ids), JOB_LIMIT_S
+            )
+            second.terminate()
+            assert second.wait(60) == 0
+        finally:
+            for worker in (first, second):
+                if worker.poll() is None:
+                    worker.kill()
+    for one in ids:
+        story = turmoil.Story(job_id=one)
+        assert turmoil.duplicates(place, story) == []
+        assert turmoil.wrong_ending(place, story) == []
+    begun = {one: [event.kind for event in place.store.events(one)].count("job_started") for one in ids}
+    assert begun == dict.fromkeys(ids, 1)
+    assert [event.kind for event in place.store.events(mine)].count("job_resumed") == 1
+    assert turmoil.leftovers(place) == []
+
+
 # A node of a cluster
 
 
