@@ -28,6 +28,11 @@ def page(session: Session, wanted: JobFilter, after: Cursor | None, most: int) -
     return _summaries(session, found[:most]), len(found) > most
 
 
+def ids(session: Session, tenant: str) -> frozenset[str]:
+    """The ids of a tenant's jobs."""
+    return frozenset(session.scalars(select(JobRow.id).where(JobRow.tenant == tenant)))
+
+
 def summary(session: Session, job_id: str) -> JobSummary | None:
     """One line of the list."""
     found = session.execute(select(*_COLUMNS).where(JobRow.id == job_id)).all()

@@ -74,6 +74,10 @@ class SharedStore(Store):
         """A page of the job list, newest first, and whether there are more."""
         return self._read(listing.page, wanted, after, most)
 
+    def job_ids(self, tenant: str) -> frozenset[str]:
+        """The ids of a tenant's jobs, which are the names of their studies."""
+        return self._read(listing.ids, tenant)
+
     def summary(self, job_id: str) -> JobSummary | None:
         """One line of the job list."""
         return self._read(listing.summary, job_id)

@@ -29,15 +29,22 @@ def dashboard(url: str, artifacts: Path) -> Reader:
     return Reader(optuna_dashboard.wsgi(storage, FileSystemArtifactStore(artifacts)), storage, artifacts)
 
 
-def asgi_dashboard(url: str, artifacts: Path) -> Any:
+class Dashboard:
     """`dashboard` as an ASGI application; what it is told under `VISIBLE` is read from the request's scope."""
-    wsgi: Any = dashboard(url, artifacts)  # the types of a2wsgi are not those of the standard library
-    return WSGIMiddleware(wsgi)
+
+    def __init__(self, url: str, artifacts: Path) -> None:
+        self._reader = dashboard(url, artifacts)
+        wsgi: Any = self._reader  # the types of a2wsgi are not those of the standard library
+        self.asgi: Any = WSGIMiddleware(wsgi)
+
+    def study_id(self, name: str) -> int | None:
+        """The dashboard's number of a study; None while there is none of that name. Raises StoreError."""
+        return self._reader.study_id(name)
 
 
 def serve(url: str, artifacts: Path, *, host: str, port: int) -> None:
     """Show every study until interrupted."""
-    shown = asgi_dashboard(url, artifacts)
+    shown = Dashboard(url, artifacts).asgi
 
     async def everything(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await shown({**scope, VISIBLE: None}, receive, send)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.exceptions import StorageInternalError
 from optuna_dashboard import _importance
 
+from autotune.errors import StoreError
 from autotune.study.persisted import DATABASE_ERROR
 from autotune.study.seen import SeenStorage, seeing
 
@@ -108,6 +109,15 @@ class Reader:
         except (StorageInternalError, DATABASE_ERROR):
             return _refuse(start_response, "503 Service Unavailable", "the database cannot be read; try again")
         return self._shown(asked, environ, start_response)
+
+    def study_id(self, name: str) -> int | None:
+        """The number of a study; None when there is none of that name. Raises StoreError."""
+        try:
+            return self._storage.get_study_id_from_name(name)
+        except KeyError:
+            return None
+        except (StorageInternalError, DATABASE_ERROR) as exc:
+            raise StoreError("the studies cannot be read") from exc
 
     def _exists(self, asked: Asked, is_visible: Callable[[str], bool]) -> bool:
         """Whether there is for this caller what the path names."""

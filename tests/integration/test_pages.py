@@ -570,7 +570,7 @@ def test_pages_allow_nothing_but_their_own_files(browser: TestClient, address: s
 
 @pytest.mark.parametrize("name", ["pages.css", "live.js", "form.js", "mark.svg"])
 def test_the_files_of_the_pages_come_from_the_package(browser: TestClient, name: str):
-    found = browser.get(f"/static/{name}")
+    found = browser.get(f"/assets/{name}")
     assert found.status_code == 200
     assert "http" not in found.text.replace("http://www.w3.org/2000/svg", "")
 

@@ -45,7 +45,7 @@ def job_page(visit: Visitor, job_id: str, select: str = "") -> Response:
         selected=selected,
         problem=problem,
         lines=trial_lines(trials),
-        dashboard="/dashboard/",
+        dashboard=f"/dashboard/jobs/{job.id}",
         **_live(visit.state, shown),
     )
 
