@@ -79,3 +79,8 @@ def token_of(store: SharedStore, tenant: str, role: Role, name: str = "") -> str
     token, text = new_token(tenant, role, name or f"{tenant}-{role}", now=datetime.now(UTC), expires_at=None)
     store.add_token(token)
     return text
+
+
+def failed(store: SharedStore, lease: Lease, message: str) -> None:
+    """The job's end without a result."""
+    store.finish_job(lease, JobStatus.FAILED, None, finished_at=NOW, message=message)

@@ -184,6 +184,8 @@ def test_every_problem_stands_beside_its_field_and_what_was_typed_is_kept(browse
     assert told["p99_ttft_ms"] == "must be above 0, not -5"
     assert told["trials"] == "must be a whole number, not 'many'"
     assert told["model"] == "has to be filled in"
+    assert told["name"].startswith("needs letters, digits")
+    assert re.findall(r'<a href="#(?!main)(\w+)">', page.text) == ["name", "model", "sla", "p99_ttft_ms", "trials"]
     assert 'value="many"' in page.text
     assert store.jobs() == ()
 

@@ -21,17 +21,17 @@ T = TypeVar("T", bound=Record)
 
 MORE_LINES = 3  # empty SLA lines besides P99 TTFT and P99 TPOT
 
-_PLACES = {  # field -> its place in the request
+_PLACES = {  # field -> its place in the request, in the order of the form
     "name": "job.name",
     "model": "job.model",
     "engine": "job.engine",
     "resource": "job.devices.resource",
     "max_per_trial": "job.devices.max_per_trial",
-    "search_space": "job.search_space",
-    "workload": "job.workload",
     "p99_ttft_ms": "job.sla.p99_ttft_ms",
     "p99_tpot_ms": "job.sla.p99_tpot_ms",
     "error_rate": "job.sla.error_rate",
+    "workload": "job.workload",
+    "search_space": "job.search_space",
     "trials": "job.budget.trials",
     "wall_clock_min": "job.budget.wall_clock_s",
     "device_hours": "job.budget.device_hours",
@@ -57,6 +57,19 @@ _PLACE = re.compile(r"^(?P<place>[a-z]\w*(?:\.[\w.]*\w)?)(?P<end>:? )")
 _SLA = "sla"  # the field of problems of all lines together
 
 
+_LABELS = {  # where a field's name does not say it
+    "p99_ttft_ms": "P99 time to first token",
+    "p99_tpot_ms": "P99 time per output token",
+    "max_per_trial": "most per trial",
+    "wall_clock_min": "time",
+    _SLA: "SLA lines",
+    "workload_yaml": "pasted workload",
+    "space_yaml": "pasted search space",
+}
+_ORDER = (*list(_PLACES)[:5], _SLA, *list(_PLACES)[5:])
+_NAME_RULE = "needs letters, digits, dots, dashes or underscores only, a letter or digit first, and at most 63"
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """What was typed, and what is wrong with it."""
@@ -69,9 +82,21 @@ class Form:
         """What a field holds."""
         return self.values.get(name, "")
 
+    @property
+    def wrong(self) -> list[tuple[str, str]]:
+        """The fields with problems and what they are called, from top to bottom."""
+        names = sorted((name for name in self.errors if name), key=_position)
+        return [(name, _LABELS.get(name, name.replace("line_", "SLA line ").replace("_", " "))) for name in names]
+
     def problems(self, name: str) -> list[str]:
         """What is wrong with a field."""
         return self.errors.get(name, [])
+
+
+def _position(name: str) -> int:
+    """Where a field stands in the form: other SLA lines with the SLA, a pasted file with what it replaces."""
+    near = next((field for field, text in _PASTED.items() if text == name), name)
+    return _ORDER.index(_SLA if near.startswith("line_") else near)
 
 
 def filled(fields: Fields) -> Form:
@@ -143,6 +168,8 @@ def _field_of(problem: str, form: Form) -> tuple[str, str]:
     message = problem[match.end() :] if is_label else problem
     if name == "wall_clock_min":  # typed in minutes, told in seconds
         message = message.partition(", not ")[0]
+    if name == "name" and message.startswith("must be text that matches"):
+        message = _NAME_RULE
     return _or_pasted(name, form), message.replace("missing key", "has to be filled in")
 
 
