@@ -4,8 +4,10 @@ AutotuneError
   ├── InputError            a file, option or name the user gave is wrong (exit code 2)
   │     ├── NotFound        a named thing does not exist
   │     ├── Conflict        the thing is in no state for it
-  │     └── LimitReached    the tenant has all that it may have
+  │     ├── LimitReached    the tenant has all that it may have
+  │     └── NotAllowed      the server does not know the token, or its role does not suffice
   ├── EnvironmentProblem    the machine cannot run the job: no engine, no device, library missing (exit code 3)
+  │     └── ServerUnavailable  the server cannot be reached, or does not answer as it should
   └── StoreError            the database cannot be reached or is of another version (exit code 3)
         ├── JobTaken        another process runs the job
         └── LeaseLost       another process has taken the job over; nothing more may be written
@@ -45,8 +47,16 @@ class LimitReached(InputError):
     """The tenant has all that it may have."""
 
 
+class NotAllowed(InputError):
+    """The server does not know the token, or its role does not suffice."""
+
+
 class EnvironmentProblem(AutotuneError):
     """The machine cannot run the job as it is."""
+
+
+class ServerUnavailable(EnvironmentProblem):
+    """The server cannot be reached, or does not answer as it should."""
 
 
 class StoreError(AutotuneError):

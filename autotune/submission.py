@@ -128,3 +128,10 @@ class WorkerSign(Record):
     seen_at: datetime
     version: str
     job: str | None = None  # what it runs
+
+
+class LogPart(Record):
+    """A piece of a trial's log, and where the next one begins."""
+
+    content: bytes  # UTF-8; a piece may end within a character
+    next_offset: NonNegativeInt  # smaller than the one asked for: the log was begun anew

@@ -39,7 +39,7 @@ def cancel_job(key: str) -> None:
                 close_job(job, Books(store, lease, open_study(job, settings)))
             ended = store.job(job.id)
     if ended.status not in ENDED:
-        raise EnvironmentProblem(f"{job.id} has not stopped yet, {holder} is still at it; look again: autotune jobs")
+        raise EnvironmentProblem(f"{job.id} has not stopped yet, {holder} is still at it; look again: autotune list")
     onward = "" if ended.status is JobStatus.SUCCEEDED else f"; to go on: autotune resume {job.id}"
     console.print(f"{job.id} is {ended.status}{onward}", highlight=False)
 

@@ -1,15 +1,14 @@
 """`autotune explain`: whose effect the winner's gain is."""
 
 from rich.console import Console
-from rich.markup import escape
 
 from autotune.choice import result_of
 from autotune.cli.console import console as open_console
 from autotune.cli.outcome import DONE, INTERRUPTED
 from autotune.cli.progress import progress_bar
+from autotune.cli.recommendation import print_recommendation
 from autotune.errors import InputError
-from autotune.report.attribution import attribution_table, attribution_text
-from autotune.results import Job, JobResult
+from autotune.results import Job
 from autotune.settings import Settings, load_settings
 from autotune.store import Store
 from autotune.trial import sweep_host
@@ -63,14 +62,6 @@ def launch_explanation(console: Console, job: Job, settings: Settings, store: St
         print_stopped(console, job.id)
         return INTERRUPTED
     return DONE
-
-
-def print_recommendation(console: Console, result: JobResult) -> None:
-    """The recommendation, and before it whose effect its gain is, where that is known."""
-    if result.attribution is not None:
-        console.print(attribution_table(result.attribution))
-        console.print(attribution_text(result.attribution), markup=False, highlight=False)
-    console.print(f"[bold]recommendation[/bold]: {escape(result.recommendation.reason)}", highlight=False)
 
 
 def print_stopped(console: Console, job_id: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from autotune.errors import InputError
 
-DONE, NOTHING_MEETS_SLA, TRIAL_FAILED, NO_CAUSE, INTERRUPTED = 0, 4, 5, 6, 130
+DONE, FAILED, NOTHING_MEETS_SLA, TRIAL_FAILED, NO_CAUSE, INTERRUPTED = 0, 3, 4, 5, 6, 130
 SLA_BROKEN = NOTHING_MEETS_SLA  # by what was verified
 
 

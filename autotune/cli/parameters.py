@@ -18,6 +18,17 @@ SlaLines = Annotated[
 ]
 BestFile = Annotated[Path | None, typer.Option(help="Write the recommended configuration for `vllm serve --config`.")]
 FrontPage = Annotated[Path | None, typer.Option(help="Write the Pareto front as an HTML page.")]
+TrialNumber = Annotated[int, typer.Argument(help="The trial's number.", metavar="TRIAL", min=0)]
+ServerAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        envvar="AUTOTUNE_SERVER",
+        help="A server's address instead of the database here, with the token of AUTOTUNE_TOKEN or "
+        "~/.config/autotune/token; '' is the database here.",
+        metavar="URL",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from autotune.report.course import stage_text
 from autotune.report.rows import changed_knobs, knob_text, milliseconds, re_runs
 from autotune.results import Evidence, LoadPoint, Measured, Trial
 from autotune.tuner.events import Event, Observer
@@ -34,7 +35,7 @@ def progress_bar(console: Console) -> Iterator[Observer]:
                 console.print(trial_line(event.finished, baseline), highlight=False)
                 if event.finished.purpose == "baseline":
                     baseline.update(event.finished.knobs)
-            doing = "; ".join(f"trial {number}: {_stage(facts)}" for number, facts in sorted(event.running.items()))
+            doing = "; ".join(f"trial {number}: {stage_text(facts)}" for number, facts in sorted(event.running.items()))
             progress.update(task, description=doing or event.phase, completed=event.done, total=event.planned)
 
         yield observe
@@ -70,9 +71,3 @@ def _numbers(throughput: float, p99_ttft_ms: float | None) -> str:
 
 def _failure(evidence: Evidence) -> str:
     return f"{evidence.failure.value}: {evidence.cause}"
-
-
-def _stage(facts: Mapping[str, Any]) -> str:
-    if "planned" in facts:
-        return f"{facts['stage']} {facts['level']} ({facts['done']}/{facts['planned']})"
-    return str(facts["stage"])

@@ -1,52 +1,71 @@
-"""Commands that read finished and running jobs."""
+"""Commands that read finished and running jobs, here or on a server."""
 
 import json
-import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
-from autotune.choice import price_of, result_of, source_of, trial_of
+from autotune.choice import result_of, trial_of
 from autotune.cli.console import console as open_console
 from autotune.cli.evidence import print_evidence
-from autotune.cli.outcome import NOTHING_MEETS_SLA, check_writable, write
-from autotune.errors import EnvironmentProblem
-from autotune.export import export
+from autotune.cli.outcome import DONE, NOTHING_MEETS_SLA, check_writable, write
+from autotune.cli.pictures import drawing
+from autotune.cli.place import place
+from autotune.cli.recommendation import print_recommendation
+from autotune.cli.standing import course_of
+from autotune.errors import InputError
+from autotune.report.course import course_view
+from autotune.report.jobs import jobs_table
 from autotune.report.levels import bottleneck_lines, levels_table
 from autotune.report.rows import baseline_point, measured, searched_points
 from autotune.report.tables import baseline_panel, front_table, trials_table
 from autotune.results import JobStatus, Measured, Trial
-from autotune.settings import load_settings
 from autotune.spec import JobSpec
-from autotune.store import Store, url_for_optuna
-from autotune.tuner.owner import runner
+from autotune.submission import JobFilter
+
+LAST_TRIALS = 10  # of a job's status
 
 
-def list_jobs(*, as_json: bool) -> None:
-    """Every job, newest first."""
-    with Store.open(load_settings().database) as store:
-        found = store.jobs()
-        lost = {job.id for job in found if job.status is JobStatus.RUNNING and runner(store, job.id) is None}
+def list_jobs(server: str | None, status: Sequence[str], name: str | None, *, most: int, as_json: bool) -> None:
+    """Jobs of these statuses (none named: of any) and this name, newest first."""
+    unknown = sorted(set(status) - set(JobStatus))
+    if unknown:
+        raise InputError(f"--status {', '.join(unknown)}: known are {', '.join(JobStatus)}")
+    wanted = JobFilter(status=tuple(map(JobStatus, status)), name=name)
+    with place(server) as there:
+        found = there.jobs(wanted, most=most)
     if as_json:
         print(json.dumps([job.model_dump(mode="json") for job in found], indent=2))
         return
-    table = Table("job", "status", "created (UTC)", "result", header_style="bold")
+    console = open_console()
+    console.print(jobs_table(found))
     for job in found:
-        result = job.result.recommendation.reason if job.result else job.message
-        if job.id in lost:
-            result = f"nobody runs it any more; go on with: autotune resume {job.id}"
-        table.add_row(job.id, job.status, f"{job.created_at:%Y-%m-%d %H:%M}", Text(result))
-    open_console().print(table)
+        if job.message:
+            console.print(f"{job.id}: {job.message}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_trials(key: str, number: int | None, *, as_json: bool) -> None:
+def show_status(server: str | None, key: str, *, as_json: bool) -> None:
+    """How one job stands."""
+    with place(server) as there:
+        submitted = there.find(key)
+        if as_json:
+            print(submitted.model_dump_json(indent=2))
+            return
+        trials = there.trials(submitted.job.id)
+        course = course_of(there, submitted, trials)
+    console = open_console()
+    console.print(course_view(course, rows=LAST_TRIALS))
+    if submitted.job.result is not None:
+        print_recommendation(console, submitted.job.result)
+
+
+def show_trials(server: str | None, key: str, number: int | None, *, as_json: bool) -> None:
     """A job's trials, or one of them with the end of its engine's log."""
-    with Store.open(load_settings().database) as store:
-        job = store.job(key)
-        trials = store.trials(job.id)
+    with place(server) as there:
+        job = there.find(key).job
+        trials = there.trials(job.id)
     if number is not None:
         trials = (trial_of(job, trials, number),)
     if as_json:
@@ -72,18 +91,16 @@ def _print_levels(console: Console, trial: Trial) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
-    """A job's front with the baseline and the recommendation."""
-    check_writable(page)
-    settings = load_settings()
-    with Store.open(settings.database) as store:
-        job = store.job(key)
-        trials = store.trials(job.id)
+def show_front(server: str | None, key: str, *, as_json: bool, plot: Path | None) -> None:
+    """A job's front with the baseline and the recommendation; `plot` is a page or a picture of it."""
+    check_writable(plot)
+    draw = drawing(plot) if plot is not None else None
+    with place(server) as there:
+        job = there.find(key).job
+        trials, price = there.trials(job.id), there.price(job)
     result, sla = result_of(job), JobSpec.model_validate(job.spec).sla
-    if page is not None:
-        from autotune.report.page import front_page  # plotly takes a second to import
-
-        write(page, front_page(result.front, trials, sla, title=job.id))
+    if plot is not None and draw is not None:
+        draw(plot, result.front, trials, sla, job.id)
     if as_json:
         print(result.model_dump_json(indent=2))
         return
@@ -91,47 +108,23 @@ def show_front(key: str, *, as_json: bool, page: Path | None) -> None:
 
     console = open_console()
     console.print(baseline_panel(trials, sla, result.confirmations))
-    console.print(front_table(result.front, trials, price_of(job, settings)))
-    plot = front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla)
-    console.print(plot, markup=False, highlight=False)
+    console.print(front_table(result.front, trials, price))
+    text = front_plot_text(result.front, searched_points(trials), baseline_point(trials), sla)
+    console.print(text, markup=False, highlight=False)
     console.print(f"[bold]recommendation[/bold]: {escape(result.recommendation.reason)}", highlight=False)
 
 
-def export_choice(key: str, select: str, form: str, output: Path | None) -> int:
+def export_choice(server: str | None, key: str, select: str, form: str, output: Path | None) -> int:
     """Export one configuration; returns the exit code."""
     check_writable(output)
-    settings = load_settings()
-    with Store.open(settings.database) as store:
-        job = store.job(key)
-        trials = store.trials(job.id)
-    source = source_of(job, trials, select, price_of(job, settings))
-    if source is None:
+    with place(server) as there:
+        job = there.find(key).job
+        text = there.export(job, select, form)
+    if text is None:
         Console(stderr=True).print(result_of(job).recommendation.reason, markup=False, highlight=False)
         return NOTHING_MEETS_SLA
-    text = export(source, form)
     if output is None:
         print(text, end="" if text.endswith("\n") else "\n")
     else:
         write(output, text)
-    return 0
-
-
-def serve_dashboard(host: str, port: int) -> None:
-    """Optuna dashboard on the job database, until interrupted."""
-    from autotune.study.dashboard import serve
-
-    settings = load_settings()
-    Store.open(settings.database).close()  # a database that is none is told before anything listens
-    _check_address(host, port)
-    print(f"Optuna dashboard: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
-    serve(url_for_optuna(settings.database), settings.artifacts, host=host, port=port)
-
-
-def _check_address(host: str, port: int) -> None:
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as exc:
-        raise EnvironmentProblem(
-            f"cannot listen on {host}:{port} ({exc.strerror or exc}); choose another with --host and --port"
-        ) from exc
+    return DONE

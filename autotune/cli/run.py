@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from rich.markup import escape
 
 from autotune.choice import RECOMMENDED, result_of, source_of
 from autotune.cli.console import console as open_console
-from autotune.cli.explain import launch_explanation, print_recommendation, print_stopped
+from autotune.cli.explain import launch_explanation, print_stopped
 from autotune.cli.outcome import DONE, INTERRUPTED, NOTHING_MEETS_SLA, check_writable, write
 from autotune.cli.progress import progress_bar
+from autotune.cli.recommendation import print_recommendation
 from autotune.errors import AutotuneError, InputError, JobTaken, StoreError
 from autotune.export import ExportSource, export
 from autotune.report.page import front_page
@@ -25,17 +27,18 @@ from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import size
 from autotune.settings import Settings, load_settings
 from autotune.spec import JobSpec
-from autotune.store import Store
+from autotune.store import SharedStore
 from autotune.study import note
 from autotune.trial import sweep_host
 from autotune.tuner.context import JobContext, check_same_engine, prepare, restore
-from autotune.tuner.events import Observer
+from autotune.tuner.events import Event, Observer
 from autotune.tuner.explain import is_unfinished
 from autotune.tuner.ledger import leased
 from autotune.tuner.loop import JobCancelled
 from autotune.tuner.owner import runner
 from autotune.tuner.sources import load_job
 from autotune.tuner.work import open_fleet, open_study, tune
+from autotune.worker.reporting import reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def run_here(job_file: Path, overrides: list[str], outputs: Outputs, *, resume: 
     check_writable(outputs.best, outputs.page)
     settings = load_settings()
     context = prepare(load_job(job_file, overrides), settings)
-    with Store.open(settings.database) as store:
+    with SharedStore.open(settings.database) as store:
         earlier = _unfinished(store, context)
         if earlier is not None and (resume or _offered(console, earlier)):
             return _go_on(console, earlier, settings, store, outputs)
@@ -67,11 +70,11 @@ def resume_here(key: str, outputs: Outputs) -> int:
     console = open_console()
     check_writable(outputs.best, outputs.page)
     settings = load_settings()
-    with Store.open(settings.database) as store:
+    with SharedStore.open(settings.database) as store:
         return _go_on(console, store.job(key), settings, store, outputs)
 
 
-def _go_on(console: Console, job: Job, settings: Settings, store: Store, outputs: Outputs) -> int:
+def _go_on(console: Console, job: Job, settings: Settings, store: SharedStore, outputs: Outputs) -> int:
     if is_unfinished(job, store.trials(job.id)):
         if launch_explanation(console, job, settings, store) == INTERRUPTED:
             return INTERRUPTED
@@ -97,7 +100,7 @@ def _go_on(console: Console, job: Job, settings: Settings, store: Store, outputs
     return _work(console, context, settings, store, outputs)
 
 
-def _unfinished(store: Store, context: JobContext) -> Job | None:
+def _unfinished(store: SharedStore, context: JobContext) -> Job | None:
     """The newest job of the same name and content, when nobody runs it and it or its explanation has not ended."""
     for job in store.jobs():
         if _content(job) == _content(context.job):
@@ -125,7 +128,7 @@ def _offered(console: Console, job: Job) -> bool:
     return False
 
 
-def _work(console: Console, context: JobContext, settings: Settings, store: Store, outputs: Outputs) -> int:
+def _work(console: Console, context: JobContext, settings: Settings, store: SharedStore, outputs: Outputs) -> int:
     console.print(_introduction(context), highlight=False)
     try:
         with progress_bar(console) as observe:
@@ -154,11 +157,11 @@ def _work(console: Console, context: JobContext, settings: Settings, store: Stor
     return _show_stored(console, context, store, outputs)
 
 
-def _show_stored(console: Console, context: JobContext, store: Store, outputs: Outputs) -> int:
+def _show_stored(console: Console, context: JobContext, store: SharedStore, outputs: Outputs) -> int:
     return _show(console, context, store.job(context.job.id), store.trials(context.job.id), outputs)
 
 
-def _tune(context: JobContext, settings: Settings, store: Store, observe: Observer) -> None:
+def _tune(context: JobContext, settings: Settings, store: SharedStore, observe: Observer) -> None:
     with open_fleet(context, settings) as fleet:
         fleet.check_fits(context.baseline.devices)
         if context.job.status is JobStatus.QUEUED:
@@ -166,7 +169,13 @@ def _tune(context: JobContext, settings: Settings, store: Store, observe: Observ
         with leased(store, context.job.id) as lease:
             if context.job.status is not JobStatus.QUEUED:
                 store.reopen(lease)
-            tune(context, settings, store, lease, fleet, observe)
+            report = reporter(store, lease, threading.Event())  # for who watches it from elsewhere
+
+            def told(event: Event) -> None:
+                observe(event)
+                report(event)
+
+            tune(context, settings, store, lease, fleet, told)
 
 
 def _introduction(context: JobContext) -> str:

@@ -1,6 +1,6 @@
 """Tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.panel import Panel
 from rich.table import Table
@@ -50,14 +50,18 @@ def front_table(front: ParetoFront, trials: Sequence[Trial], price_per_device_ho
     return table
 
 
-def trials_table(trials: Sequence[Trial]) -> Table:
-    """Every trial with its state, its operating point (or the level closest to the SLA) and its duration."""
+def trials_table(trials: Sequence[Trial], *, last: int | None = None, stages: Mapping[int, str] | None = None) -> Table:
+    """Trials with their state, their operating point (or the level closest to the SLA) and their duration.
+
+    `last`: only so many of them, a line each; `stages`: what running ones do now, by number.
+    """
     table = _table("trial", "origin", "load per device", "tok/s per device", "P99 TTFT", *_RATIOS, "took")
-    table.add_column("state", overflow="fold")
+    table.add_column("state", overflow="fold" if last is None else "ellipsis", no_wrap=last is not None)
     base = baseline_point(trials)
-    for trial in trials:
+    for trial in trials if last is None else trials[-last:]:
+        now = (stages or {}).get(trial.number) if trial.result is None else None
         table.add_row(
-            str(trial.number), Text(_origin(trial)), *_numbers(trial, trials), _took(trial), Text(state(trial))
+            str(trial.number), Text(_origin(trial)), *_numbers(trial, trials), _took(trial), Text(now or state(trial))
         )
     if base is not None and not base.feasible:
         table.caption = "The baseline meets the SLA at no measured load, so there is no gain to show."

@@ -18,7 +18,7 @@ def dashboard(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
 ) -> None:
     """Open Optuna dashboard on the job database."""
-    from autotune.cli.results import serve_dashboard
+    from autotune.cli.dashboard import serve_dashboard
 
     serve_dashboard(host, port)
 
