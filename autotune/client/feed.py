@@ -38,6 +38,11 @@ class Feed:
             raise heard
         return heard
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether its thread lives."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Stop listening."""
         self._stream.close()

@@ -17,6 +17,7 @@ from autotune.client.answers import error_of, unreachable
 from autotune.errors import InputError, NotAllowed
 from autotune.submission import EventKind, JobEvent
 
+PATH = "/events"  # below a job's
 CONNECT_S = 5.0
 SILENCE_S = 45.0  # after which a stream counts as broken: servers send a comment every few seconds
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # before the next try; the last one again and again
@@ -90,7 +91,7 @@ class Stream:
         if self._after:
             headers["Last-Event-ID"] = str(self._after)
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-        with self._http.stream("GET", f"{self._path}/events", headers=headers, timeout=timeout) as response:
+        with self._http.stream("GET", self._path + PATH, headers=headers, timeout=timeout) as response:
             self._open = response
             try:
                 self._check(response)

@@ -3,6 +3,7 @@
 import contextlib
 import runpy
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -105,6 +107,22 @@ def _served(home: Path, **settings: Any) -> Iterator[Service]:
     configured = Settings(home=home, **settings)
     with SharedStore.open(configured.database, retry_s=0.1) as store, contextlib.ExitStack() as clients:
         yield Service(home, store, configured, clients)
+
+
+@contextlib.contextmanager
+def listening(service: Service) -> Iterator[str]:
+    """The application as uvicorn serves it; its address."""
+    config = uvicorn.Config(service.app, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    bound = config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        bound.close()
 
 
 @pytest.fixture(scope="session")

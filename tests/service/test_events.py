@@ -4,13 +4,11 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from autotune.errors import StoreError
 from autotune.results import JobStatus, Trial
@@ -18,7 +16,7 @@ from autotune.service.hub import KEPT_EVENTS, MOST_WATCHERS, Hub
 from autotune.store import SharedStore
 from autotune.submission import JobEvent, JobProgress
 
-from .conftest import NOW, Service
+from .conftest import NOW, Service, listening
 
 POLL_S = 0.005
 SILENCE_S = 30.0  # longer than any of these tests
@@ -270,22 +268,6 @@ def test_more_watchers_than_a_process_serves_are_refused(service: Service, monke
 
 
 # On a socket
-
-
-@contextmanager
-def listening(service: Service) -> Iterator[str]:
-    """The application as uvicorn serves it; its address."""
-    config = uvicorn.Config(service.app, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
-    bound = config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        bound.close()
 
 
 def test_a_stream_follows_a_running_job_and_a_broken_one_goes_on_where_it_was(
