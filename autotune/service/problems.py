@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from autotune.errors import AutotuneError, Conflict, EnvironmentProblem, InputError, LimitReached, NotFound, StoreError
 from autotune.records import Record
+from autotune.service.meter import route_of
 from autotune.telemetry import get_logger
 
 log = get_logger()
@@ -78,10 +79,14 @@ def install(app: FastAPI) -> None:
         problems = tuple(_told(error) for error in exc.errors())
         return answer(Problem(title="The input is wrong", status=422, detail="; ".join(problems), problems=problems))
 
-    async def plain(_request: Request, exc: Exception) -> JSONResponse:
+    async def plain(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)
         problem = Problem(title=_title(exc.status_code), status=exc.status_code, detail=str(exc.detail))
-        return answer(problem, dict(exc.headers or {}))
+        headers = dict(exc.headers or {})
+        described = request.app.openapi()["paths"].get(route_of(request.scope))
+        if exc.status_code == 405 and described:  # the router names the methods of the first of an address's routes
+            headers["Allow"] = ", ".join(method.upper() for method in described)
+        return answer(problem, headers)
 
     app.add_exception_handler(AutotuneError, known)
     app.add_exception_handler(Refused, refused)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from autotune.access import Role
 from autotune.errors import EnvironmentProblem, StoreError
@@ -33,6 +34,7 @@ def test_a_method_that_an_address_lacks_is_a_problem_that_names_those_it_has(ser
     answer = service.client().delete("/v1/jobs/job-1/trials")
     assert problem(answer, 405).title == "Method not allowed"
     assert answer.headers["allow"] == "GET"
+    assert service.client().delete("/v1/jobs").headers["allow"] == "POST, GET"
 
 
 def test_a_wrong_parameter_is_named(service: Service):
@@ -55,7 +57,9 @@ def test_errors_of_the_server_are_told_without_its_secrets(
         raise error
 
     monkeypatch.setattr(service.store, "page", fails)
-    told = problem(service.client().get("/v1/jobs"), status)
+    with capture_logs() as logged:
+        told = problem(service.client().get("/v1/jobs"), status)
+    assert ("request_crashed" in [entry["event"] for entry in logged]) == (status == 500)
     assert told.detail.startswith(detail)
     assert "secret" not in told.model_dump_json()
 
