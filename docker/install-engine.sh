@@ -1,6 +1,7 @@
 #!/bin/sh
 # Provide a real vLLM for this machine: install-engine.sh FOLDER
 #   Ascend: the official image already has `vllm`; only checked.    CUDA, CPU: installed into a virtual environment.
+#   ENGINE_PLATFORM=ascend, cuda or cpu says which where there are no devices to see: while an image is built.
 set -eu
 venv=$1
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -8,7 +9,12 @@ requirements=$(dirname -- "$here")/autotune/engines/requirements
 : "${PYTHON:=python3}"
 : "${TORCH_CPU_INDEX:=https://download.pytorch.org/whl/cpu}"
 
-if ls /dev/davinci[0-9]* >/dev/null 2>&1; then
+platform=cpu
+if ls /dev/nvidia[0-9]* >/dev/null 2>&1; then platform=cuda; fi
+if ls /dev/davinci[0-9]* >/dev/null 2>&1; then platform=ascend; fi
+platform=${ENGINE_PLATFORM:-$platform}
+
+if [ "$platform" = ascend ]; then
     command -v vllm >/dev/null || {
         echo "Ascend NPUs, but no vllm on PATH. Work inside quay.io/ascend/vllm-ascend:v0.23.0.post1 (see docs/ascend.md)." >&2
         exit 1
@@ -18,7 +24,7 @@ fi
 
 [ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
-if ls /dev/nvidia[0-9]* >/dev/null 2>&1; then
+if [ "$platform" = cuda ]; then
     $pip install --requirement "$requirements/cuda.txt"
 else
     $pip install --requirement "$requirements/cpu.txt" 2>"$venv/install.log" ||
