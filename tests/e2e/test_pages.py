@@ -247,6 +247,8 @@ def test_text_has_enough_contrast_in_light_and_dark(chromium: Browser, shown: Si
             for address in ("/", "/submit", f"/jobs/{shown.finished}", f"/jobs/{shown.attacking}"):
                 page.goto(address)
                 assert page.evaluate(script) == [], f"{address} in {scheme}"
+            page.evaluate("document.querySelector('h1').style.color = getComputedStyle(document.body).backgroundColor")
+            assert page.evaluate(script) != [], "the measure does not see what nobody can read"
 
 
 # What is written by others

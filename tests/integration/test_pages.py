@@ -373,6 +373,7 @@ def test_a_job_without_a_solution_names_the_closest_trial(browser: TestClient, s
     site["ended"](store, lease, missing)
     page = browser.get(f"/jobs/{job}")
     assert "Nothing to recommend" in text_of(page)
+    assert "Trial 0 at 4 concurrent ✕ misses the SLA" in text_of(page)
     assert f'href="/jobs/{job}?select=trial=0#selected"' in page.text
 
 
