@@ -17,21 +17,35 @@ def attributes(spec: JobSpec, engine_version: str) -> dict[str, str]:
     }
 
 
-def text(spec: JobSpec, workload: Workload, space: SearchSpace) -> str:
-    """The study's note, in Markdown."""
+def text(
+    spec: JobSpec, workload: Workload, space: SearchSpace, *, job: str, engine_version: str, service: str = ""
+) -> str:
+    """The study's note, in Markdown. `service` is the address of the service; without it the link is relative.
+
+    The relative link leads somewhere where the service itself shows the dashboard.
+    """
+    levels = f"levels {ladder_text(workload)}, {workload.requests_per_level} requests a level"
+    page = f"[the job in the service]({service}/jobs/{job})"
+    facts = {
+        "SLA": sla_text(spec),
+        "model": f"`{spec.model}`",
+        "engine": f"{engine_version} (profile `{spec.engine}`), devices: {spec.devices.resource}",
+        "workload": f"`{workload.name}`, {levels}",
+        "search": f"space `{spec.search_space}`, sampler `{spec.sampler}`",
+        "result and export": f"{page}; in a terminal `autotune pareto {job}`, `autotune export {job}`",
+    }
     left_out = [f"- `{name}`: {why}" for name, why in space.dropped.items()]
-    levels = ladder_text(workload)
     return "\n".join(
         (
             f"# {spec.name}",
-            f"**SLA**: {sla_text(spec)}",
-            f"**Model**: `{spec.model}`, **engine profile**: `{spec.engine}`, **devices**: {spec.devices.resource}",
-            f"**Workload**: `{workload.name}`, levels {levels}, {workload.requests_per_level} requests a level",
+            "",
+            *(f"- **{name}**: {fact}" for name, fact in facts.items()),
             *(["", "Not searched, though the space has them:", "", *left_out] if left_out else []),
             "",
             "A trial's values are measured at its operating point: the load level with the highest throughput that "
             "meets the SLA, or the level that misses it least. Trials that violate the SLA are infeasible; engines "
-            "that did not launch are FAIL, with cause and advice in their attributes and note.",
+            "that did not launch are FAIL, with cause and advice. Every finished trial has a note, and as artifacts "
+            "its latency against the load, its load points as JSON, and its engine's log.",
         )
     )
 

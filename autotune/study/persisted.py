@@ -3,8 +3,8 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import (
@@ -17,11 +17,12 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import storage as rdb  # when it connects, Optuna lets SQLAlchemy's own errors through
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from optuna_dashboard import get_note, save_note
+from optuna_dashboard import _note, get_note, save_note
 
 from autotune.errors import StoreError
 from autotune.results import Trial
 from autotune.spec import Sla
+from autotune.study.artifacts import Shelf
 from autotune.study.grid import Grid
 from autotune.study.shown import FAILURE, ROW, Shown, distribution, running, shown, template
 
@@ -55,12 +56,13 @@ class PersistedStudy:
     then may be incomplete, and `sync` completes it.
     """
 
-    def __init__(self, storage: RDBStorage, name: str, sla: Sla, grid: Grid) -> None:
+    def __init__(self, storage: RDBStorage, name: str, sla: Sla, grid: Grid, shelf: Shelf | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = storage
         self._name = name
         self._sla = sla
         self._grid = grid
+        self._shelf = shelf  # None: trials have no artifacts
         self._description: Description | None = None
         self._is_described = False
         self._ids: dict[int, list[int]] | None = None  # row -> Optuna's ids of its trials; None: to be read
@@ -95,8 +97,12 @@ class PersistedStudy:
                 theirs, pairs = [], {}
             self._ids, self._count = {number: [frozen._trial_id] for number, frozen in pairs.items()}, len(theirs)
             self._fail_open_strangers(theirs, pairs, wanted)
+            notes = self._storage.get_study_system_attrs(self._study._study_id)
             for number, what in wanted.items():
                 self._bring(what, pairs.get(number))
+                self._complete_note(what, pairs.get(number), notes)
+        for what in wanted.values():
+            self._keep_files(what.row)
 
     def started(self, trial: Trial) -> None:
         """Show a running trial with its real knob values; one that is shown already is left as it is."""
@@ -105,7 +111,8 @@ class PersistedStudy:
     def finished(self, trial: Trial) -> None:
         """Tell a trial's outcome, once; telling it again changes nothing."""
         if trial.result is not None:
-            self._show(shown(trial, self._grid, self._sla))
+            self._show(self._as_shown(trial))
+            self._keep_files(trial)
 
     def differences(self, trials: Sequence[Trial]) -> list[str]:
         """What in the study is not as our rows say, in words; trials without values that belong to no row are none."""
@@ -113,6 +120,7 @@ class PersistedStudy:
         with self._storage_errors():
             try:
                 theirs = self._theirs()
+                notes = self._storage.get_study_system_attrs(self._storage.get_study_id_from_name(self._name))
             except KeyError:
                 return [f"the study {self._name!r} is missing"]
         pairs = _pairs(wanted, theirs)
@@ -123,7 +131,7 @@ class PersistedStudy:
         wrong = [
             f"trial {frozen.number} of row {number} differs in {part}"
             for number, frozen in pairs.items()
-            for part in wanted[number].unlike(frozen)
+            for part in _unlike(wanted[number], frozen, notes)
         ]
         strangers = [frozen for frozen in _strangers(theirs, pairs) if not _is_without_values(frozen)]
         extra = [f"trial {frozen.number} ({frozen.state.name}) is of no row" for frozen in strangers]
@@ -131,7 +139,19 @@ class PersistedStudy:
 
     def _wanted(self, trials: Sequence[Trial]) -> dict[int, Shown]:
         searched = sorted((trial for trial in trials if trial.is_searched), key=lambda t: t.number)
-        return {trial.number: shown(trial, self._grid, self._sla) for trial in searched}
+        return {trial.number: self._as_shown(trial) for trial in searched}
+
+    def _as_shown(self, trial: Trial) -> Shown:
+        what = shown(trial, self._grid, self._sla)
+        return replace(what, artifacts=self._shelf.named(trial)) if self._shelf else what
+
+    def _keep_files(self, trial: Trial) -> None:
+        """The files come after what the study says, so that a full disk hides no figure."""
+        try:
+            if self._shelf is not None:
+                self._shelf.keep(trial)
+        except OSError as exc:
+            raise StoreError(f"the artifacts of row {trial.number} of {self._name!r} cannot be kept: {exc}") from exc
 
     def _opened(self) -> optuna.Study:
         """The study as it is in the storage now, made when it is missing; nothing of it is remembered."""
@@ -206,11 +226,11 @@ class PersistedStudy:
             self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
     def _bring(self, what: Shown, frozen: FrozenTrial | None) -> None:
-        """Make a trial as it should be. Its state comes last, so one that is finished is complete."""
+        """Make a trial as it should be. Its state comes last, so one that is finished lacks at most its note."""
         if frozen is None:
             trial_id = self._add(what)
-            if what.state == TrialState.FAIL:
-                self._close(trial_id, what)
+            if what.note:
+                self._write_note(trial_id, what.note)
         elif frozen.state != what.state:
             self._tell(frozen._trial_id, what)
 
@@ -229,12 +249,18 @@ class PersistedStudy:
             self._storage.set_trial_user_attr(trial_id, key, value)
         for key, limit in what.system_attributes.items():
             self._storage.set_trial_system_attr(trial_id, key, limit)
-        self._close(trial_id, what)
-
-    def _close(self, trial_id: int, what: Shown) -> None:
-        if what.note:
-            save_note(optuna.trial.Trial(self._study, trial_id), what.note)
+        self._write_note(trial_id, what.note)
         self._storage.set_trial_state_values(trial_id, what.state, what.values)
+
+    def _complete_note(self, what: Shown, frozen: FrozenTrial | None, notes: Mapping[str, Any]) -> None:
+        """The note of a trial that was finished before: one that was added finished may have been left without."""
+        if frozen is not None and frozen.state == what.state and not _has_note(what, frozen, notes):
+            self._write_note(frozen._trial_id, what.note)
+
+    def _write_note(self, trial_id: int, text: str) -> None:
+        study_id = self._study._study_id
+        version = self._storage.get_study_system_attrs(study_id).get(_note.note_ver_key(trial_id), 0)
+        _note.save_note_with_version(self._storage, study_id, trial_id, version + 1, text)
 
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:
@@ -276,6 +302,15 @@ def _pairs(wanted: Mapping[int, Shown], theirs: Sequence[FrozenTrial]) -> dict[i
         if fitting:
             pairs[number] = min(fitting, key=lambda frozen: len(wanted[number].unlike(frozen)))
     return pairs
+
+
+def _unlike(what: Shown, frozen: FrozenTrial, notes: Mapping[str, Any]) -> list[str]:
+    parts = what.unlike(frozen)
+    return parts if parts or _has_note(what, frozen, notes) else ["note"]
+
+
+def _has_note(what: Shown, frozen: FrozenTrial, notes: Mapping[str, Any]) -> bool:
+    return _note.get_note_from_system_attrs(notes, frozen._trial_id)["body"] == what.note  # type: ignore[no-any-return]
 
 
 def _row(frozen: FrozenTrial) -> int:

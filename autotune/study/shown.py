@@ -12,11 +12,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autotune.engine_config import Value
 from autotune.results import Evidence, Measured, Trial, TrialResult
 from autotune.spec import Sla
-from autotune.study import constraints
+from autotune.study import artifacts, constraints
 from autotune.study.grid import Grid, Knob
 
 ROW = "autotune_trial"  # user attribute: the number of our row
 FAILURE = "failure"  # user attribute of trials that have no values
+OVERRIDDEN = "overridden by the engine"
 _CONSTRAINTS = "constraints"  # Optuna's system attributes: the list (dashboard 0.21 reads only that), and named ones
 
 
@@ -30,9 +31,10 @@ class Shown:
     values: list[float] | None = None
     attributes: dict[str, Value | None] = field(default_factory=dict)  # for people, of a finished trial
     limits: dict[str, float] = field(default_factory=dict)  # named constraints: <= 0 is met
+    artifacts: dict[str, str] = field(default_factory=dict)  # file name -> id
 
     @property
-    def system_attributes(self) -> dict[str, Any]:
+    def constraints(self) -> dict[str, Any]:
         """The constraints as Optuna keeps them, and as dashboard 0.21 reads them."""
         if not self.limits:
             return {}
@@ -40,12 +42,21 @@ class Shown:
         return {**named, _CONSTRAINTS: list(self.limits.values())}
 
     @property
+    def system_attributes(self) -> dict[str, Any]:
+        """What Optuna and its dashboard keep of a trial beside what people read."""
+        return {**self.constraints, **artifacts.attributes(self.artifacts)}
+
+    @property
     def note(self) -> str:
-        """Why there are no values, in Markdown; empty when there are."""
-        if self.state != TrialState.FAIL:
+        """What a person wants to know of a finished trial first, in Markdown; empty of a running one."""
+        if not self.state.is_finished():
             return ""
-        told = {key: value for key, value in self.attributes.items() if key in _EVIDENCE and value}
-        return "\n\n".join(f"**{key}**: {value}" for key, value in told.items())
+        told = {key: value for key, value in self.attributes.items() if key in _NOTED and value}
+        if self.values is not None:
+            told["operating point"] = f"{told['operating point']}, {_values_text(self.values)}"
+        if missed := [name for name, value in self.limits.items() if value > 0]:
+            told["misses the SLA"] = ", ".join(missed)
+        return "\n\n".join(f"**{key}**: {_quoted(key, told[key])}" for key in _NOTED if key in told)
 
     def unlike(self, frozen: FrozenTrial) -> list[str]:
         """In what a trial of the study is not as it should be; in its state alone, when that is wrong."""
@@ -55,7 +66,7 @@ class Shown:
         found = {
             "params": frozen.params == self.params,
             "values": frozen.values == self.values,
-            "constraints": not is_finished or _limits(frozen) == self.system_attributes,
+            "constraints": not is_finished or _limits(frozen) == self.constraints,
             FAILURE: not is_finished or frozen.user_attrs.get(FAILURE) == self.attributes.get(FAILURE),
         }
         return [part for part, is_right in found.items() if not is_right]
@@ -65,7 +76,7 @@ class Shown:
         if frozen.state != TrialState.RUNNING or frozen.params != self.params:
             return not self.unlike(frozen)
         is_clean = FAILURE in self.attributes or FAILURE not in frozen.user_attrs
-        return is_clean and _limits(frozen).keys() <= self.system_attributes.keys()  # Optuna cannot remove attributes
+        return is_clean and _limits(frozen).keys() <= self.constraints.keys()  # Optuna cannot remove attributes
 
 
 def running(row: Trial, grid: Grid) -> Shown:
@@ -95,12 +106,11 @@ def shown(row: Trial, grid: Grid, sla: Sla) -> Shown:
 
 
 def template(what: Shown, grid: Grid) -> FrozenTrial:
-    """A new trial for Optuna. One that will fail is still running in it: its note needs its id first."""
-    is_complete = what.state == TrialState.COMPLETE
+    """A new trial for Optuna, with the times of its row."""
     distributions = {knob.name: distribution(knob) for knob in grid.knobs if knob.name in what.params}
     row = what.row
     made = create_trial(
-        state=TrialState.COMPLETE if is_complete else TrialState.RUNNING,
+        state=what.state,
         values=what.values,
         params=what.params,
         distributions=distributions,
@@ -108,7 +118,7 @@ def template(what: Shown, grid: Grid) -> FrozenTrial:
         system_attrs=what.system_attributes,
     )
     made.datetime_start = row.started_at.astimezone().replace(tzinfo=None)  # Optuna's stamps are local and naive
-    if is_complete and row.finished_at is not None:
+    if what.state.is_finished() and row.finished_at is not None:
         made.datetime_complete = row.finished_at.astimezone().replace(tzinfo=None)
     return made
 
@@ -129,6 +139,17 @@ def _limits(frozen: FrozenTrial) -> Mapping[str, Any]:
 
 
 _EVIDENCE = (FAILURE, "cause", "advice", "line", "log")
+# The trial's note, in its order; of the attributes, but for those that it adds.
+_NOTED = (FAILURE, "cause", "advice", "line", "operating point", "misses the SLA", "bottleneck", OVERRIDDEN, "log")
+
+
+def _values_text(values: list[float]) -> str:
+    return f"{values[0]:,.1f} tok/s per device, P99 TTFT {values[1]:,.1f} ms"
+
+
+def _quoted(key: str, value: Value | None) -> str:
+    """A line of a log, or its place, as it is: neither is Markdown."""
+    return f"`{str(value).replace('`', chr(39))}`" if key in {"line", "log"} else str(value)
 
 
 def _failure(evidence: Evidence) -> dict[str, Value | None]:
@@ -151,8 +172,10 @@ def _measurement(result: TrialResult, outcome: Measured) -> dict[str, Value | No
         attributes[f"P99 {name.upper()} (ms)"] = None if value is None or math.isnan(value) else round(value, 3)
     if point.bottleneck is not None:
         attributes["bottleneck"] = f"{point.bottleneck.kind}: {point.bottleneck.evidence}. {point.bottleneck.advice}"
+    if artifacts.LOG in result.artifacts:
+        attributes["log"] = result.artifacts[artifacts.LOG]
     if point.mfu is not None:
         attributes["MFU"] = round(point.mfu, 4)
     if outcome.overridden:
-        attributes["overridden by the engine"] = json.dumps(outcome.overridden)
+        attributes[OVERRIDDEN] = json.dumps(outcome.overridden)
     return attributes

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from autotune.fleet import Fleet
 from autotune.results import Job, JobStatus
@@ -11,6 +12,7 @@ from autotune.settings import EngineProfile, Settings
 from autotune.spec import Devices, JobSpec
 from autotune.store import Lease, Store, url_for_optuna
 from autotune.study import note
+from autotune.study.artifacts import Shelf
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
 from autotune.tuner.context import JobContext
@@ -47,15 +49,15 @@ def open_devices(
 def open_study(job: Job, settings: Settings) -> PersistedStudy:
     """The study that people watch of a job."""
     space, spec = SearchSpace.model_validate(job.space), JobSpec.model_validate(job.spec)
-    return PersistedStudy(open_storage(url_for_optuna(settings.database)), job.id, spec.sla, Grid.of(space))
+    shelf = Shelf(settings.artifacts, Path(job.folder), job.id, spec.sla)
+    return PersistedStudy(open_storage(url_for_optuna(settings.database)), job.id, spec.sla, Grid.of(space), shelf)
 
 
 def tune(context: JobContext, settings: Settings, store: Store, lease: Lease, fleet: Fleet, observe: Observer) -> Job:
     """Run a leased job to its end, with its study described; raises what `run_job` raises."""
     if context.job.status is JobStatus.QUEUED:
         store.set_space(lease, context.job.space)  # what does nothing on the engine of this machine is left out
-    study = open_study(context.job, settings)
-    study.describe(
-        note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload, context.space)
-    )
+    study, version = open_study(context.job, settings), context.engine.version
+    text = note.text(context.spec, context.workload, context.space, job=context.job.id, engine_version=version)
+    study.describe(note.attributes(context.spec, version), text)
     return run_job(context, Books(store, lease, study), fleet, observe)

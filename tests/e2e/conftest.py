@@ -13,14 +13,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autotune.results import Job, JobResult, JobStatus, LoadPoint, Trial
+from autotune.results import Bottleneck, Job, JobResult, JobStatus, LoadPoint, Trial
 from autotune.selection import pareto_front, recommend
 from autotune.store import Store
 from autotune.study import note
+from autotune.study.artifacts import Shelf
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
 from autotune.tuner.context import JobContext
 
+HELD_BACK = {
+    "bottleneck": Bottleneck(kind="slots", evidence="31.8 of 32 slots were in use", advice="Raise max_num_seqs.")
+}
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 MakeContext = Callable[..., JobContext]
@@ -95,21 +99,33 @@ def archive(
 
     trials = [
         make_trial(0, {"max_num_seqs": 256, "block_size": 128}, point(100.0, 500.0)),
-        make_trial(1, {"max_num_seqs": 32, "block_size": 64}, point(150.0, 700.0)),
+        make_trial(1, {"max_num_seqs": 32, "block_size": 64}, point(150.0, 700.0).model_copy(update=HELD_BACK)),
         make_trial(2, {"max_num_seqs": 2, "block_size": 128}, point(600.0, 900.0)),
         make_trial(3, {"max_num_seqs": 8, "block_size": 16}, oom=True),
     ]
     first, second = make_context(home), make_context(home)
+    trials[3] = _with_log(trials[3], Path(first.job.folder))
     return Archive(make_cli(home), _store(home, first, trials), _store(home, second, [trials[2]]))
+
+
+def _with_log(trial: Trial, folder: Path) -> Trial:
+    """The trial with the log that its engine has left in the job's folder."""
+    log = folder / f"trial-{trial.number:04d}" / "engine.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("INFO starting\nNPU out of memory. Tried to allocate 22.00 MiB\n")
+    assert trial.result is not None
+    result = trial.result.model_copy(update={"artifacts": {log.name: str(log.relative_to(folder))}})
+    return trial.model_copy(update={"result": result})
 
 
 def _store(home: Path, context: JobContext, trials: list[Trial]) -> Job:
     """A finished job with its rows and its study, as a tuner leaves them."""
     url = f"sqlite:///{home / 'autotune.db'}"
-    study = PersistedStudy(open_storage(url), context.job.id, context.spec.sla, Grid.of(context.space))
-    study.describe(
-        note.attributes(context.spec, context.engine.version), note.text(context.spec, context.workload, context.space)
-    )
+    job, sla, version = context.job, context.spec.sla, context.engine.version
+    shelf = Shelf(home / "artifacts", Path(job.folder), job.id, sla)
+    study = PersistedStudy(open_storage(url), job.id, sla, Grid.of(context.space), shelf)
+    text = note.text(context.spec, context.workload, context.space, job=job.id, engine_version=version)
+    study.describe(note.attributes(context.spec, version), text)
     result = JobResult(
         stopped_by="trials", front=pareto_front(trials), recommendation=recommend(trials, (), context.spec.sla)
     )

@@ -122,7 +122,8 @@ def test_the_space_of_a_job_is_the_one_that_is_searched(make_context: MakeContex
     assert list(job.space.parameters) == ["max_num_seqs"]
     assert job.space.dropped == {"TASK_QUEUE_ENABLE": "it does something on ascend only, and this is cpu"}
     assert job.job.space == job.space.model_dump(mode="json")
-    assert "- `TASK_QUEUE_ENABLE`: it does something on ascend only" in note.text(job.spec, job.workload, job.space)
+    text = note.text(job.spec, job.workload, job.space, job="demo-1", engine_version="vllm 0.32.0")
+    assert "- `TASK_QUEUE_ENABLE`: it does something on ascend only" in text
     assert restore(job.job, Settings(home=tmp_path, profiles={"fake": job.profile})) == job
 
 
