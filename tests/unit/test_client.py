@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from autotune.access import Role, new_token
+from autotune.cli.place import connected
 from autotune.client import Address, Server, find_token
 from autotune.client.stream import Message, NoStream, Stream, messages
 from autotune.errors import (
@@ -366,3 +367,21 @@ def test_streams_that_stay_silent_are_given_up():
 def test_a_revoked_token_ends_the_stream():
     with pytest.raises(NotAllowed):
         list(stream(in_turn(sent(event(1)), problem(401, "the token is revoked"))))
+
+
+# At the command line
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "warned"),
+    [("http://lab.example", TOKEN, True), ("https://lab.example", TOKEN, False), ("http://lab.example", "", False)],
+)
+def test_a_token_that_others_on_the_way_could_read_is_warned_of(
+    address: str, token: str, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("AUTOTUNE_TOKEN", token)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with connected(address):
+        told = capsys.readouterr().err
+    assert ("unencrypted" in told) is warned
+    assert TOKEN not in told
