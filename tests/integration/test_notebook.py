@@ -35,7 +35,7 @@ pytestmark = pytest.mark.process
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "pareto.ipynb"
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
-SPEC = {"model": "tiny", "sla": {"p99_ttft_ms": 200.0, "error_rate": 0.01}}
+SPEC = {"model": "tiny", "sla": {"p99_ttft_ms": 200.0, "error_rate": 0.01, "confidence": None}}
 
 
 def latency(p99_ms: float | None) -> Latency:
