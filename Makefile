@@ -13,7 +13,7 @@ DEVICES := $(if $(SIMULATED),CPU,$(if $(wildcard /dev/davinci[0-9]*),NPU,$(if $(
 TUNER_READY := $(TUNER)/.ready
 ENGINE_READY := $(ENGINE_HOME)/.ready
 
-.PHONY: demo test check lint kills soak engine install format clean
+.PHONY: demo test check lint kills pinning soak engine install format clean
 
 demo: $(TUNER_READY) $(if $(SIMULATED),,$(ENGINE_READY))  ## A real tuning job on the real vLLM, and its winner in ./best.yaml; ENGINE=simulated: in a minute, without an engine
 	AUTOTUNE_HOME=$(CURDIR)/.demo $(BIN)/autotune run autotune/demo/job.yaml --set devices.resource=$(DEVICES) $(if $(filter-out CPU,$(DEVICES)),--set devices.max_per_trial=1) $(if $(SIMULATED),--set engine=$(SIMULATED) --set devices.max_per_trial=1) --best best.yaml --page pareto.html
@@ -36,6 +36,9 @@ format: $(TUNER_READY)
 
 kills: $(TUNER_READY)  ## Jobs whose processes are killed 50 times at random moments, on SQLite and on PostgreSQL
 	AUTOTUNE_KILLS=50 $(BIN)/python -m pytest tests/integration/test_recovery.py -k kills
+
+pinning: $(TUNER_READY)  ## 200 short trials side by side on a cluster of four nodes with pretended NPUs
+	AUTOTUNE_PINNING=200 $(BIN)/python -m pytest tests/integration/test_pinning.py
 
 soak: $(TUNER_READY)  ## 300 trials with random faults and kills: nothing is lost, repeated or left
 	$(BIN)/python benchmarks/soak.py

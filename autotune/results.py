@@ -213,6 +213,9 @@ class TrialResult(Record):
     node: str = ""
     engine_version: str = ""
     artifacts: dict[str, str] = {}  # name -> path below the job's artifact folder
+    device_health: dict[str, str] = {}  # devices of the trial whose health is not OK -> what their tool says
+    unwell: tuple[str, ...] = ()  # devices that nobody should be given any more
+    node_unwell: bool = False  # none of the node's devices
 
     @property
     def device_s(self) -> float:

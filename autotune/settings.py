@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from autotune.access import TenantLimits, TenantName
@@ -39,8 +39,14 @@ class EngineProfile(Record):
     arguments: dict[str, Any] = Field(default={}, description="Engine arguments of every launch: {seed: 0}.")
     jemalloc: bool = Field(default=False, description="Preload jemalloc into engines, on nodes that have it.")
     start_timeout_s: PositiveFloat = 900
+    start_stall_timeout_s: PositiveFloat = Field(
+        default=300, description="A starting engine that logs nothing and takes no CPU time for so long hangs."
+    )
     stall_timeout_s: PositiveFloat = Field(
         default=120, description="An engine that owes answers and gives no token for so long hangs."
+    )
+    device_rest_s: NonNegativeFloat | None = Field(
+        default=None, description="Devices rest so long after an engine that was killed; default 10 on Ascend, else 0."
     )
     peak_tflops: PositiveFloat | None = Field(
         default=None, description="Dense 16-bit peak of one device in TFLOP/s, for the model FLOPs utilization."

@@ -146,6 +146,7 @@ def make_context(fake_vllm: Path) -> Callable[..., JobContext]:
                 "platform": platform,
                 "environment": {"FAKE_VLLM_RECORD": "launch.json", **(environment or {})},  # in the launch's own folder
                 "start_timeout_s": 60,
+                "device_rest_s": 0,  # nothing was on these devices
             }
         )
         settings = Settings(home=home, profiles={"fake": profile})

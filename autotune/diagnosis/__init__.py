@@ -2,7 +2,7 @@
 
 from autotune.diagnosis.evidence import read_failure
 from autotune.diagnosis.long_log import blocks
-from autotune.diagnosis.matching import Finding, LogReading, diagnose, fatal_line, read_log
+from autotune.diagnosis.matching import Finding, LogReading, diagnose, fatal_line, is_waiting, read_log
 from autotune.diagnosis.verdict import Verdict, outcome_of
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "blocks",
     "diagnose",
     "fatal_line",
+    "is_waiting",
     "outcome_of",
     "read_failure",
     "read_log",

@@ -69,6 +69,12 @@ def fatal_line(new_text: str) -> str | None:
     return next((s.id for s in fatal if s.pattern.search(text)), None)
 
 
+def is_waiting(line: str) -> bool:
+    """Whether a line says only that a process waits for another one; it comes every minute while nothing happens."""
+    waiting = next(s for s in signatures() if s.id == "shm_broadcast_wait")
+    return waiting.pattern.search(line) is not None
+
+
 class _Best:
     """The most likely root cause so far; what could not beat it any more is not looked for."""
 

@@ -21,10 +21,17 @@ def wait_idle(
     given_up: Callable[[], bool] = _never,
     *,
     pause_s: float = _PAUSE_S,
+    rest_s: float = 0.0,
 ) -> bool | None:
-    """Run the check until it exits 0; False in vain, None where the platform has none."""
+    """Run the check until it exits 0; False in vain, None where the platform has none.
+
+    Before `rest_s` it is not run: a driver that has lost a process may look idle and not be ready.
+    """
     if not command:
         return None
+    rested = time.monotonic() + rest_s
+    while not given_up() and time.monotonic() < rested:
+        time.sleep(min(_POLL_S, max(0.0, rested - time.monotonic())))
     deadline = time.monotonic() + timeout_s
     while not _succeeds(command, given_up):
         if given_up() or time.monotonic() >= deadline:

@@ -75,6 +75,7 @@ class LaunchPlan:
     grace_s: float = 20.0  # between SIGTERM and SIGKILL
     idle_command: tuple[str, ...] | None = None  # exits 0 when the devices are idle again
     idle_timeout_s: float = 120.0
+    rest_s: float = 0.0  # so long the devices are left alone when the engine did not end by itself, well
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class EngineProcess:
         self._ordered = False  # it was asked to end
         self._abandoned = False  # it was still busy ending when we left
         self._stopped: Stopped | None = None
+        self.has_swept = False  # it ended processes that another supervisor had left
 
     def __enter__(self) -> Self:
         self._supervisor = subprocess.Popen(
@@ -180,6 +182,7 @@ class EngineProcess:
             grace_s=plan.grace_s,
             idle_command=plan.idle_command,
             idle_timeout_s=plan.idle_timeout_s,
+            rest_s=plan.rest_s,
         )
         answer = self._answer(("launched",), _LAUNCH_TIMEOUT_S)
         return Launched(answer["pid"], answer["start_time"], answer["port"]) if answer else None
@@ -227,7 +230,9 @@ class EngineProcess:
     def _supervisor_is_done(self) -> bool:
         """Wait for it, as long as its plan may take; once cancelled, close the pipe, which makes it hurry."""
         plan = self._plan
-        deadline = time.monotonic() + _STOP_MARGIN_S + (plan.grace_s + plan.idle_timeout_s if plan else 0.0)
+        deadline = (
+            time.monotonic() + _STOP_MARGIN_S + (plan.grace_s + plan.rest_s + plan.idle_timeout_s if plan else 0.0)
+        )
         assert self._supervisor.stdin is not None
         while not self._is_done and time.monotonic() < deadline:
             if self._cancelled() and not self._supervisor.stdin.closed:
@@ -277,7 +282,9 @@ class EngineProcess:
 
     def _wait_idle(self) -> bool | None:
         plan = self._plan
-        return wait_idle(plan.idle_command, plan.idle_timeout_s, self._cancelled) if plan else None
+        if plan is None:
+            return None
+        return wait_idle(plan.idle_command, plan.idle_timeout_s, self._cancelled, rest_s=plan.rest_s)
 
     def _send(self, **command: Any) -> None:
         assert self._supervisor.stdin is not None
@@ -314,7 +321,7 @@ class EngineProcess:
 
     def _sweep(self) -> None:
         if self._folder is not None:
-            sweep(self._folder, self._cancelled)
+            self.has_swept = bool(sweep(self._folder, self._cancelled)) or self.has_swept
 
     def _answer(
         self, names: tuple[str, ...], timeout_s: float, meanwhile: Callable[[], None] = lambda: None

@@ -1,5 +1,6 @@
 """Waiting for an engine: until it has answered one real completion, or surely never will."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ _CHECKS = 5  # so many failed answers in a row are no accident any more
 _OVERLAP_CHARACTERS = 4000  # read again with new text, so that a message over several lines is seen whole
 _CHECK_PROMPT = list(range(10, 26))  # token ids every vocabulary has
 _CHECK_TOKENS = 4
+_LOOK_S = 1.0  # between looks at the CPU: they read all of /proc
+_CPU_SHARE = 0.01  # of a core: who waits polls a little, who reads or compiles takes far more
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Ready:
 class NotReady:
     """Why the wait ended without an engine; `detail` says what was seen."""
 
-    kind: Literal["exited", "fatal", "timeout", "cancelled", "no_answer"]
+    kind: Literal["exited", "fatal", "timeout", "stalled", "cancelled", "no_answer"]
     detail: str
     seconds: float
 
@@ -43,6 +46,9 @@ class StartWatch:
     fatal: Callable[[str], str | None]  # given new lines of the log: the reason why the start has surely failed
     cancelled: Callable[[], bool]
     completion_timeout_s: float = 120.0
+    stall_timeout_s: float = math.inf  # so long an engine may start without a log line and without CPU time
+    cpu_s: Callable[[], float] = lambda: 0.0  # CPU time of all its processes so far
+    waits: Callable[[str], bool] = lambda _line: False  # whether a log line says only that the engine waits
     poll_s: float = 0.2
     clock: Callable[[], float] = time.monotonic
 
@@ -54,6 +60,8 @@ class _LogReader:
         self._path = path
         self._position = 0
         self._seen = ""
+        self.size = 0  # bytes so far, an unfinished line included: a progress bar is one
+        self.fresh = ""  # the whole lines that came last
 
     def news(self) -> str | None:
         """The new lines, preceded by some already seen; None when there are none."""
@@ -64,12 +72,41 @@ class _LogReader:
         except FileNotFoundError:
             return None
         whole = raw[: raw.rfind(b"\n") + 1]
+        self.size = self._position + len(raw)
+        self.fresh = whole.decode(errors="replace")
         if not whole:
             return None
         self._position += len(whole)
-        text = self._seen + whole.decode(errors="replace")
+        text = self._seen + self.fresh
         self._seen = text[-_OVERLAP_CHARACTERS:]
         return text
+
+
+class _Progress:
+    """Since when a starting engine has neither said nor done anything."""
+
+    def __init__(self, watch: StartWatch) -> None:
+        self._watch = watch
+        self._since_s = self._looked_s = 0.0
+        self._size = 0
+        self._cpu_s = watch.cpu_s()
+
+    def stalled(self, log: _LogReader, seconds: float) -> bool:
+        """Whether that is too long by now; to be asked after every look at the log."""
+        limit_s = self._watch.stall_timeout_s
+        if self._has_spoken(log):
+            self._since_s = seconds
+        if seconds - self._looked_s >= min(_LOOK_S, limit_s / 2):
+            self._looked_s, cpu_s = seconds, self._watch.cpu_s()
+            # Less than before: a process has ended, which is an event too.
+            if abs(cpu_s - self._cpu_s) >= _CPU_SHARE * limit_s:
+                self._since_s, self._cpu_s = seconds, cpu_s
+        return seconds - self._since_s >= limit_s
+
+    def _has_spoken(self, log: _LogReader) -> bool:
+        grown, self._size = log.size != self._size, log.size
+        lines = log.fresh.splitlines()
+        return grown and not (lines and all(map(self._watch.waits, lines)))
 
 
 class _Question:
@@ -105,11 +142,11 @@ def wait_ready(server: Server, watch: StartWatch) -> Ready | NotReady:
     An engine that fails some requests is ready; one that fails the first few in a row is not.
     """
     started = watch.clock()
-    log = _LogReader(watch.log)
+    log, progress = _LogReader(watch.log), _Progress(watch)
     question, healthy, failed, asked_s = _health(server), False, 0, 0.0
     while True:
         seconds = watch.clock() - started
-        failure = _failure(watch, log, seconds)
+        failure = _failure(watch, log, seconds) or _stall(watch, log, progress, seconds)
         if failure is not None:
             return failure
         answer = question.answer
@@ -137,6 +174,13 @@ def _failure(watch: StartWatch, log: _LogReader, seconds: float) -> NotReady | N
     if seconds >= watch.timeout_s:
         return NotReady("timeout", f"the engine was not ready after {watch.timeout_s:g} s", seconds)
     return None
+
+
+def _stall(watch: StartWatch, log: _LogReader, progress: _Progress, seconds: float) -> NotReady | None:
+    if not progress.stalled(log, seconds):
+        return None
+    detail = f"while it started, it wrote nothing to its log and took no CPU time for {watch.stall_timeout_s:g} s"
+    return NotReady("stalled", detail, seconds)
 
 
 def _refusal(answer: Answer) -> str:

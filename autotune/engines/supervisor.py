@@ -8,7 +8,7 @@ It reads JSON lines from stdin, the pipe from the actor, and writes JSON lines t
         -> {"event": "waiting", "holder_pid": …} when it must, then {"event": "locked", "devices": […]}
            or {"event": "busy", "holder_pid": …}
     {"op": "launch", "argv": […], "env": {…}, "cwd": …, "log": …, "grace_s": …,
-     "idle_command": […], "idle_timeout_s": …}
+     "idle_command": […], "idle_timeout_s": …, "rest_s": …}
         -> {"event": "launched", "pid": …, "start_time": …, "port": …} or {"event": "failed", "reason": …};
            "{port}" in argv and env becomes the port that is held for the engine
         -> {"event": "exited", "code": …, "signal": …} at once when the engine ends by itself
@@ -270,7 +270,8 @@ def _own(order: dict[str, Any], locks: DeviceLocks, inbox: Inbox) -> dict[str, A
             engine.terminate(order["grace_s"], inbox)
         finally:
             left = engine.end_descendants()
-        idle = wait_idle(order["idle_command"], order["idle_timeout_s"])
+        is_clean = engine.exit["code"] == 0 and not engine.killed
+        idle = wait_idle(order["idle_command"], order["idle_timeout_s"], rest_s=0.0 if is_clean else order["rest_s"])
         return {**engine.exit, "killed": engine.killed, "left": left, "idle": idle}
     finally:
         if not left:

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autotune.results import TrialResult
 from autotune.trial import Control, Grant, TrialRequest, run_trial
+
+Place = tuple[str, tuple[str, ...]]
+"""Ray's id of a node, and the devices that Ray gave there."""
 
 
 class TrialActor:
@@ -24,9 +28,9 @@ class TrialActor:
         finally:
             self._control = Control()  # after the trial, not before it: a cancel may come earlier than the trial does
 
-    def node(self) -> str:
-        """Ray's id of the node it runs on."""
-        return str(ray.get_runtime_context().get_node_id())
+    def place(self, resource: str) -> Place:
+        """Where it is."""
+        return _place(resource)
 
     def progress(self) -> Mapping[str, Any]:
         """The phase the trial is in, and how far it is."""
@@ -35,6 +39,30 @@ class TrialActor:
     def cancel(self) -> None:
         """Ask the trial to stop; it is heard in every phase."""
         self._control.cancel()
+
+
+class Holder:
+    """Holds devices and does nothing with them."""
+
+    def place(self, resource: str) -> Place:
+        """Where it is."""
+        return _place(resource)
+
+
+def _place(resource: str) -> Place:
+    context = ray.get_runtime_context()
+    return str(context.get_node_id()), tuple(context.get_accelerator_ids().get(resource, ()))
+
+
+def holder(resource: str, node: str) -> Any:
+    """A handle of an actor that gets one device of that node as soon as one is free."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(Holder).options(**_options(resource, 1), scheduling_strategy=there).remote()
+
+
+def place_of(actor: Any, resource: str) -> Any:
+    """The answer of an actor or holder to where it is, which comes once it has its devices."""
+    return actor.place.remote(resource)
 
 
 def pinned_actor(resource: str, count: int) -> Any:

@@ -36,7 +36,8 @@ def connect(devices: Devices, address: str | None, local_devices: int | None) ->
                 "and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)"
             ) from exc
         return _leave
-    _quiet_environment()
+    for name, value in quiet_environment().items():
+        os.environ.setdefault(name, value)
     options |= {"_node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES}
     if local_devices is not None:
         options |= _local_resources(devices.resource, local_devices)
@@ -62,15 +63,18 @@ def _leave() -> None:
     ray.shutdown()
 
 
-def _quiet_environment() -> None:
-    """Ray reads these when a local node starts: no usage report, no agents that a handful of actors does not need."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    # Ray runs its workers, and so the engines, at niceness 15: whatever else the host does would spoil a measurement.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # A local Ray whose head process died does not come back: everybody leaves after seconds, not after a minute.
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+def quiet_environment() -> dict[str, str]:
+    """What Ray reads when a node starts: no usage report, no agents that a handful of actors does not need."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
+        # Ray runs its workers, and so the engines, at niceness 15: whatever else the host does would spoil a
+        # measurement.
+        "RAY_worker_niceness": "0",
+        # A local Ray whose head process died does not come back: everybody leaves after seconds, not after a minute.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    }
 
 
 def _local_resources(resource: str, count: int) -> dict[str, Any]:

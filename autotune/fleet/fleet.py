@@ -1,7 +1,6 @@
 """The devices of one kind that a cluster has, and the trials that run on them."""
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,8 @@ from ray.exceptions import RayError
 from autotune.errors import EnvironmentProblem
 from autotune.fleet.actor import pinned_actor
 from autotune.fleet.cluster import connect
-from autotune.results import Evidence, FailureClass, Interrupted, Timings, TrialResult
+from autotune.fleet.quarantine import Quarantine
+from autotune.results import Evidence, FailureClass, Interrupted, Measured, Timings, TrialResult
 from autotune.spec import Devices
 from autotune.telemetry import get_logger
 from autotune.trial import TrialRequest
@@ -20,7 +20,6 @@ from autotune.trial import TrialRequest
 log = get_logger()
 
 MOST_STARTS = 4  # of a trial whose actors are lost before they answer: Ray still gives away the devices of a lost node
-ANSWER_TIMEOUT_S = 10.0  # of an actor that has just finished a trial
 CANCEL_TIMEOUT_S = 60.0  # an actor that does not end its engine by then is ended itself; its supervisor ends the engine
 
 
@@ -34,15 +33,6 @@ class _Running:
     starts: int  # actors that were asked so far, this one included
 
 
-@dataclass(frozen=True, slots=True)
-class _Quarantined:
-    """An actor that is kept so that nobody gets its devices: one of them is not well."""
-
-    actor: Any
-    width: int
-    node: str  # Ray's id of it
-
-
 class Fleet:
     """The cluster's devices of one kind. A context manager; leaving it ends what still runs."""
 
@@ -53,7 +43,8 @@ class Fleet:
         self._resting: list[tuple[int, Any]] = []  # (width, actor) between two trials
         self._stopping = False  # then a trial whose actor is lost is not given another one
         self._leaving: list[Any] = []  # actors that end once the next trial has found its devices elsewhere
-        self._quarantined: list[_Quarantined] = []
+        self._quarantine = Quarantine(devices.resource)
+        self._told: set[tuple[str, str, str]] = set()  # node, device and health that were warned of
         self._leave_ray = None if ray.is_initialized() else connect(devices, address, local_devices)
 
     def __enter__(self) -> "Fleet":
@@ -65,27 +56,20 @@ class Fleet:
             self.cancel_all()
             self.finished(timeout_s=0.5)
         self.kill_all()
-        for quarantined in self._quarantined:
-            ray.kill(quarantined.actor)
-        self._quarantined.clear()
+        self._quarantine.release()
         if self._leave_ray is not None:
             self._leave_ray()
 
     @property
     def devices_per_node(self) -> int:
         """Well devices of the largest node; a trial never spans nodes."""
-        unwell = self._unwell()
+        unwell = self._quarantine.lost()
         counts = [
             node["Resources"].get(self._devices.resource, 0) - unwell[node["NodeID"]]
             for node in ray.nodes()
             if node["Alive"]
         ]
         return int(max(counts, default=0))
-
-    def _unwell(self) -> Counter[str]:
-        """Devices that were taken out of the pool, by node; those of a node that is gone went with it."""
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        return Counter({node: sum(q.width for q in self._quarantined if q.node == node) for node in alive})
 
     def devices_for(self, wanted: int) -> int:
         """How many Ray devices a trial of width `wanted` takes: on CPU, where a device is a core, all that it may."""
@@ -102,8 +86,8 @@ class Fleet:
         """Raise EnvironmentProblem when no node could ever run a trial of that width; it would wait for ever."""
         needed, largest = max(1, wanted, self.devices_for(wanted)), self.devices_per_node
         if needed > largest:
-            unwell = self._unwell().total()
-            lost = f" (without {unwell} that were taken out because one of them is not well)" if unwell else ""
+            unwell = self._quarantine.lost().total()
+            lost = f" (without {unwell} that were taken out: {self._quarantine.why})" if unwell else ""
             raise EnvironmentProblem(
                 f"a trial needs {needed} {self._devices.resource} on one node, the largest node of the Ray cluster has "
                 f"{largest}{lost}; lower devices.max_per_trial or add a node"
@@ -118,7 +102,8 @@ class Fleet:
         """Whether a trial of that width could start now on some node."""
         needed = self.devices_for(wanted)
         # What was submitted but is not scheduled yet does not show in Ray's books: count our own.
-        mine = sum(running.width for running in self._running.values()) + self._unwell().total()
+        mine = sum(running.width for running in self._running.values())
+        mine += self._quarantine.lost().total() + self._quarantine.withheld()
         total = ray.cluster_resources().get(self._devices.resource, 0)
         return bool(needed > 0 and total - mine >= needed)
 
@@ -158,6 +143,7 @@ class Fleet:
     def finished(self, *, timeout_s: float) -> list[tuple[TrialRequest, TrialResult]]:
         """The trial that ended, if one did within `timeout_s`; a lost actor or node is an interrupted trial."""
         self._let_go()
+        self._quarantine.settle()
         if not self._running:
             time.sleep(timeout_s)  # nothing can end, and callers ask in a loop
             return []
@@ -191,26 +177,28 @@ class Fleet:
         """Keep the actor for the next trial of its width, unless it was interrupted or its devices are waited for.
 
         After an interruption the next trial gets a fresh process, on other devices where some are free; devices that
-        are not well leave the pool. A trial whose actor is not scheduled yet would wait for ever for devices that
-        resting actors hold.
+        are not well leave the pool, without the others of the trial. A trial whose actor is not scheduled yet would
+        wait for ever for devices that resting actors hold.
         """
-        if isinstance(result.outcome, Interrupted):
-            if result.outcome.evidence.failure is FailureClass.HARDWARE:
-                self._quarantine(running, result.outcome.evidence)
-            else:
-                self._leaving.append(running.actor)
+        self._warn(result)
+        evidence = None if isinstance(result.outcome, Measured) else result.outcome.evidence
+        if result.unwell or (evidence is not None and evidence.failure is FailureClass.HARDWARE):
+            why = evidence.cause if evidence else "The engine could not be ended."
+            self._quarantine.admit(running.actor, running.width, result, why)
+        elif isinstance(result.outcome, Interrupted):
+            self._leaving.append(running.actor)
         elif self._running.keys() - self.progress().keys():
             ray.kill(running.actor)
         else:
             self._resting.append((running.width, running.actor))
 
-    def _quarantine(self, running: _Running, why: Evidence) -> None:
-        try:
-            node = ray.get(running.actor.node.remote(), timeout=ANSWER_TIMEOUT_S)
-        except RayError:  # it is gone, and whoever has its devices next sees for himself
-            return
-        self._quarantined.append(_Quarantined(running.actor, running.width, node))
-        log.warning("devices_quarantined", node=node, count=running.width, why=why.cause)
+    def _warn(self, result: TrialResult) -> None:
+        """Of devices that are not OK, once for each; the trial's process has no terminal."""
+        for device, health in result.device_health.items():
+            seen = (result.node, device, health)
+            if seen not in self._told:
+                self._told.add(seen)
+                log.warning("device_not_ok", node=result.node, device=device, health=health)
 
     def _let_go(self) -> None:
         for actor in self._leaving:

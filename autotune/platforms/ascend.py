@@ -1,19 +1,27 @@
 """Ascend NPUs, seen through `npu-smi`."""
 
+import contextlib
+import dataclasses
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from autotune.errors import EnvironmentProblem
 from autotune.platforms.device import Device, Utilization, sorted_ids
-from autotune.platforms.npu_smi import parse_info, parse_mapping, parse_usages
-from autotune.platforms.tool import run
+from autotune.platforms.npu_smi import Place, parse_complaint, parse_info, parse_mapping, parse_usages
+from autotune.platforms.tool import DeviceToolFailed, run
 
 RESOURCE = "NPU"
+REST_S = 10.0  # after a kill; sooner HCCP may say that the last process still runs (EJ0001)
 
+_NODES = Path("/dev")
+_NODE = "davinci"  # and the number of the chip on this host
 _HCCL_FIRST_PORT = 20000  # away from the default block 60000-60015 and below the ports that Linux gives to anyone
 _HCCL_PORTS = 16  # taken from the base port on (CANN, HCCL_IF_BASE_PORT)
+_HCCL_BLOCKS = 512  # so that all lie below 32768, whatever number a chip has
 _HCCL_EXEC_TIMEOUT_S = 300  # default 1836: a hung collective should end a trial, not half an hour of it
+_COMPLAINT_TIMEOUT_S = 5.0  # it only explains
 
 
 def visibility(devices: Sequence[str]) -> dict[str, str]:
@@ -22,10 +30,14 @@ def visibility(devices: Sequence[str]) -> dict[str, str]:
 
 
 def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
-    """A block of HCCL ports that no other engine on the node has, and a short time-out for collectives."""
-    first = min(map(int, devices))
+    """A block of HCCL ports that no other engine on the host has, and a short time-out for collectives.
+
+    Containers that share the host's network each count their NPUs from 0: the chip's number on the host decides.
+    """
+    nodes = _nodes()
+    lowest = min(_on_host(int(device), nodes) for device in devices)
     return {
-        "HCCL_IF_BASE_PORT": str(_HCCL_FIRST_PORT + _HCCL_PORTS * first),
+        "HCCL_IF_BASE_PORT": str(_HCCL_FIRST_PORT + _HCCL_PORTS * (lowest % _HCCL_BLOCKS)),
         "HCCL_EXEC_TIMEOUT": str(_HCCL_EXEC_TIMEOUT_S),
         "OMP_NUM_THREADS": "1",  # as the official image; Ray would set it from its CPU share
     }
@@ -41,7 +53,9 @@ def utilization(devices: Sequence[str]) -> Utilization | None:
 
     A device that the mapping does not name is taken for the card of that number, as `parse_info` does.
     """
-    places = {str(logic): place for place, logic in parse_mapping(run(("npu-smi", "info", "-m"))).items()}
+    mapping = _mapping()
+    counted = runtime_ids([str(logic) for logic in mapping.values()], _nodes())
+    places = {counted[str(logic)]: place for place, logic in mapping.items() if str(logic) in counted}
     wanted = [places.get(device, (int(device), 0)) for device in sorted_ids(devices)]
     usages = {
         card: parse_usages(run(("npu-smi", "info", "-t", "usages", "-i", str(card)))) for card in {c for c, _ in wanted}
@@ -61,12 +75,63 @@ def mean_utilization(found: Sequence[Utilization]) -> Utilization | None:
 
 
 def discover() -> tuple[Device, ...]:
-    """All NPUs that npu-smi shows. Raises EnvironmentProblem when it fails, hangs or shows none."""
+    """The NPUs that engines here can be given, by the ids that ASCEND_RT_VISIBLE_DEVICES counts.
+
+    Raises DeviceToolFailed when npu-smi fails or hangs, EnvironmentProblem when it is missing or shows none.
+    """
     info = run(("npu-smi", "info"))
-    devices = parse_info(info, parse_mapping(run(("npu-smi", "info", "-m"))))
-    if not devices:
+    mapping = _mapping()
+    shown = parse_info(info, mapping)
+    if not shown:
         raise EnvironmentProblem(
             f"npu-smi shows no NPU: {info.strip()[:300]}. A device that another container holds is not shown (-8020); "
             "otherwise check the driver and the container's /dev/davinci* devices"
         )
-    return devices
+    counted = runtime_ids([device.id for device in shown], _nodes())
+    complained = [_with_complaint(device, mapping) for device in shown if device.id in counted]
+    return tuple(dataclasses.replace(device, id=counted[device.id]) for device in complained)
+
+
+def runtime_ids(shown: Sequence[str], nodes: Sequence[int]) -> dict[str, str]:
+    """Id that npu-smi shows -> id that the runtime counts; `nodes` are the numbers of the device nodes that are here.
+
+    In a container the runtime counts the NPUs that were mounted from 0 (with 4 and 5 mounted, 4 is refused as out of
+    the range [0-2)), while npu-smi may go on showing the host's numbers, or all NPUs of the host. So where every node's
+    number is shown, only those count, in their order; else npu-smi has renumbered them itself, or knows better.
+    """
+    numbers = {str(node) for node in nodes}
+    if not numbers or not numbers <= set(shown):
+        return {device: device for device in shown}
+    return {device: str(place) for place, device in enumerate(sorted_ids(sorted(numbers)))}
+
+
+def _nodes() -> list[int]:
+    names = (path.name.removeprefix(_NODE) for path in _NODES.glob(f"{_NODE}[0-9]*"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _on_host(device: int, nodes: Sequence[int]) -> int:
+    return nodes[device] if device < len(nodes) else device
+
+
+def _mapping() -> dict[Place, int]:
+    """Empty where an old driver refuses the question; the table of `npu-smi info` has to do then."""
+    try:
+        return parse_mapping(run(("npu-smi", "info", "-m")))
+    except DeviceToolFailed as problem:
+        if problem.hangs:
+            raise
+        return {}
+
+
+def _with_complaint(device: Device, mapping: Mapping[Place, int]) -> Device:
+    """What npu-smi says about a health that is not OK, if it says it soon."""
+    if device.health == "OK":
+        return device
+    places = {str(logic): place for place, logic in mapping.items()}
+    card, chip = places.get(device.id, (int(device.id), 0))
+    complaint = ""
+    with contextlib.suppress(EnvironmentProblem):
+        asked = ("npu-smi", "info", "-t", "health", "-i", str(card), "-c", str(chip))
+        complaint = parse_complaint(run(asked, timeout_s=_COMPLAINT_TIMEOUT_S))
+    return dataclasses.replace(device, complaint=complaint)

@@ -8,6 +8,7 @@ from pathlib import Path
 from autotune.platforms.device import Device, sorted_ids
 
 RESOURCE = "CPU"
+REST_S = 0.0
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 

@@ -10,6 +10,7 @@ from autotune.platforms.device import Device, DeviceProcess, Utilization, sorted
 from autotune.platforms.tool import run
 
 RESOURCE = "GPU"
+REST_S = 0.0
 
 _FORMAT = "--format=csv,noheader,nounits"
 

@@ -28,11 +28,17 @@ class Device:
     memory_total_mib: int | None = None
     processes: tuple[DeviceProcess, ...] = ()
     driver_mib: int = 0  # what the driver itself may hold of an idle device
+    complaint: str = ""  # what the tool says about a health that is not OK, where it does
 
     @property
     def usable(self) -> bool:
         """Whether trials may run on it: a Warning is usable, an Alarm can hang every copy to the device."""
         return self.health in ("OK", "Warning")
+
+    @property
+    def health_text(self) -> str:
+        """The health with what the tool says about it, for a person."""
+        return f"{self.health}: {self.complaint}" if self.complaint else self.health
 
     @property
     def idle(self) -> bool:
@@ -58,6 +64,10 @@ class Platform(Protocol):
     @property
     def RESOURCE(self) -> str:  # noqa: N802 - a module's constant
         """The name of the devices as a cluster resource: NPU, GPU, CPU, or `ANY_RESOURCE`."""
+
+    @property
+    def REST_S(self) -> float:  # noqa: N802 - a module's constant
+        """How long devices are left alone after a process on them was killed."""
 
     def visibility(self, devices: Sequence[str]) -> dict[str, str]:
         """The variables that show exactly these devices to an engine."""

@@ -11,6 +11,7 @@ HEALTH_WORDS = ("OK", "Warning", "Alarm", "Critical", "UNKNOWN")
 _DRIVER_MIB = 4096  # idle A2 cards show 3360-3455 MiB, which is more than a tenth of a 32 GB card
 _BUS_ID = re.compile(r"^(?:[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]|NA)$")
 _USAGE = re.compile(r"^\s*(Aicore Usage Rate\(%\)|HBM Bandwidth Usage Rate\(%\)|Chip ID)\s*:\s*(\d+)\s*$")
+_HEALTH = re.compile(r"^\s*(Error Code|Error Information)\s*:(.*)$", re.MULTILINE)
 _PAIR = re.compile(r"(\d+)\s*/\s*(\d+)")
 
 Place = tuple[int, int]  # card ("NPU ID") and chip on it
@@ -55,20 +56,31 @@ def parse_info(text: str, logic_ids: Mapping[Place, int] | None = None) -> tuple
 
 
 def parse_mapping(text: str) -> dict[Place, int]:
-    """Card and chip -> logic id, from `npu-smi info -m`; management chips (Mcu) have none and are left out."""
+    """Card and chip -> logic id, from `npu-smi info -m`; management chips (Mcu) have none and are left out.
+
+    The table of a 950 has no logic ids; its physical ones are taken, which on the host are the same.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return {}
     columns = re.split(r"\s{2,}", lines[0])
-    if "Chip Logic ID" not in columns:
+    counted = next((name for name in ("Chip Logic ID", "Chip Phy-ID") if name in columns), None)
+    if counted is None or not {"NPU ID", "Chip ID"} <= set(columns):
         return {}
-    card, chip, logic = (columns.index(name) for name in ("NPU ID", "Chip ID", "Chip Logic ID"))
+    card, chip, logic = (columns.index(name) for name in ("NPU ID", "Chip ID", counted))
     mapping: dict[Place, int] = {}
     for line in lines[1:]:
         cells = re.split(r"\s{2,}", line)
-        if len(cells) > logic and cells[logic].isdigit():
+        if len(cells) > logic and all(cells[place].isdigit() for place in (card, chip, logic)):
             mapping[int(cells[card]), int(cells[chip])] = int(cells[logic])
     return mapping
+
+
+def parse_complaint(text: str) -> str:
+    """What is wrong with a chip, from `npu-smi info -t health -i CARD -c CHIP`; empty when it does not say."""
+    said = {match[1]: match[2].strip() for match in _HEALTH.finditer(text)}
+    told = (said.get("Error Code", ""), said.get("Error Information", ""))
+    return ", ".join(words for words in told if words not in ("", "NA"))
 
 
 def parse_usages(text: str) -> dict[int, Utilization]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from autotune.platforms.device import ANY_RESOURCE, Device
 
 RESOURCE = ANY_RESOURCE
+REST_S = 0.0
 
 _COUNT = 64  # as many as a local Ray is ever given, so that every id it assigns is known
 

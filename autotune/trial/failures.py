@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from autotune.engines.process import DISK_FULL, HOST_EXHAUSTED, Busy
 from autotune.instruments import InstrumentFailed
-from autotune.platforms import Device
+from autotune.platforms import Device, DeviceToolFailed
 from autotune.results import Evidence, FailureClass
+
+_LOOK_AT_IT = "Take it out of service and look at it; nothing is reset by the tuner."
 
 
 def cancelled() -> Evidence:
@@ -46,8 +48,19 @@ def devices_in_use(devices: Sequence[Device], waited_s: float) -> Evidence:
 
 def devices_unwell(devices: Sequence[Device]) -> Evidence:
     """The devices' tool reports an alarm."""
-    shown = ", ".join(f"{device.id} ({device.health})" for device in devices)
-    return _evidence(FailureClass.HARDWARE, f"Device {shown} is not well.", "Take it out of service and look at it.")
+    return _evidence(FailureClass.HARDWARE, f"Device {_shown(devices)} is not well.", _LOOK_AT_IT)
+
+
+def devices_failed(devices: Sequence[Device], evidence: Evidence) -> Evidence:
+    """The trial failed as `evidence` says, and since it began its devices have an alarm: the cause of both."""
+    cause = f"Device {_shown(devices)} went bad under the trial, which failed so: {evidence.cause}"
+    return evidence.model_copy(update={"failure": FailureClass.HARDWARE, "cause": cause, "advice": _LOOK_AT_IT})
+
+
+def devices_silent(problem: DeviceToolFailed) -> Evidence:
+    """The devices' tool hangs or fails: no engine may be trusted to the devices of this node."""
+    advice = "Run the command by hand on this node; a device that hangs may need a reset or a reboot, by a person."
+    return _evidence(FailureClass.HARDWARE, f"The devices cannot be asked: {problem}.", advice)
 
 
 def too_large(reason: str) -> Evidence:
@@ -96,6 +109,10 @@ def defect(problem: Exception) -> Evidence:
     cause = f"The tuner itself failed: {type(problem).__name__}: {problem}"
     evidence = _evidence(FailureClass.DEFECT, cause, "Please report this traceback.")
     return evidence.model_copy(update={"log_tail": traceback.format_exc()})
+
+
+def _shown(devices: Sequence[Device]) -> str:
+    return ", ".join(f"{device.id} ({device.health_text})" for device in devices)
 
 
 def _evidence(failure: FailureClass, cause: str, advice: str) -> Evidence:

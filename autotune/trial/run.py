@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from autotune.diagnosis import fatal_line, outcome_of, read_failure
+from autotune.diagnosis import fatal_line, is_waiting, outcome_of, read_failure
 from autotune.engines import loopback, preload, procfs, vllm
 from autotune.engines.idle_check import wait_idle
 from autotune.engines.loopback import Server
-from autotune.engines.process import Busy, EngineProcess, LaunchPlan, Locked, LockRequest, SupervisorLost
+from autotune.engines.process import Busy, EngineProcess, LaunchPlan, LockRequest, SupervisorLost
 from autotune.engines.readback import counters, effective_values, fetch_metrics, gauges, limits, overridden, read_back
 from autotune.engines.readiness import NotReady, StartWatch, wait_ready
 from autotune.engines.sweep import sweep
@@ -23,7 +23,7 @@ from autotune.level_run import LevelRun, LevelWatch
 from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure
 from autotune.measurement import operating_point
 from autotune.model_card import shape_of, shortfall
-from autotune.platforms import PLATFORMS, Device, Platform
+from autotune.platforms import PLATFORMS, Device, DeviceToolFailed, Platform
 from autotune.results import (
     Evidence,
     FailureClass,
@@ -57,6 +57,13 @@ IDLE_TIMEOUT_S = 120.0  # the driver gives a dead engine's memory back seconds l
 HEALTH_TIMEOUT_S = 5.0
 HEALTH_PAUSE_S = 0.5
 DYING_S = 30.0  # from failed requests until an engine that dies has ended; one that has no CPU for seconds lives on
+DEVICES_MAY_CAUSE = {
+    FailureClass.HANG,
+    FailureClass.COMMUNICATION,
+    FailureClass.OPERATOR,
+    FailureClass.HARDWARE,
+    FailureClass.UNKNOWN,
+}
 CHANGES_SIZES = {"cpu_offload_gb", "cpu_offload_params", "hf_overrides", "hf_config_path"}
 
 
@@ -74,6 +81,9 @@ def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialRes
         outcome = Interrupted(evidence=failures.cancelled())
     except SupervisorLost:
         outcome = run.failed(failures.supervisor_lost())
+    except DeviceToolFailed as exc:
+        run.node_unwell = True
+        outcome = run.failed(failures.devices_silent(exc))
     except (EnvironmentProblem, InputError) as exc:  # the job was checked: it is this node that lacks something
         outcome = run.failed(failures.environment_broken(exc))
     except OSError as exc:
@@ -88,6 +98,9 @@ def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialRes
         node=socket.gethostname(),
         engine_version=request.engine_version,
         artifacts=listing(request.artifacts, request.folder),
+        device_health=run.device_health,
+        unwell=run.unwell,
+        node_unwell=run.node_unwell,
     )
 
 
@@ -99,6 +112,9 @@ class _Run:
     grant: Grant
     control: Control
     devices: tuple[str, ...] = ()
+    unwell: tuple[str, ...] = ()
+    node_unwell: bool = False
+    device_health: dict[str, str] = field(default_factory=dict)
     sockets: str = ""
     spent_s: dict[str, float] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
@@ -111,19 +127,19 @@ class _Run:
             return refusal
         self.control.enter("waiting for devices")
         folder = lock_folder() / self.request.profile.platform
-        sweep(folder, self.control.cancelled)  # what a killed supervisor left
+        swept = bool(sweep(folder, self.control.cancelled))  # what a killed supervisor left
         with sockets_folder() as self.sockets, EngineProcess(self.control.cancelled) as engine:
             with self._timed("wait_s"):
                 candidates = tuple(device.id for device in granted)
                 locked = engine.lock(LockRequest(folder, candidates, self.grant.count, LOCK_WAIT_S))
             if isinstance(locked, Busy):
                 return self._busy(locked)
-            return self._locked(engine, platform, locked)
+            self.devices = locked.devices
+            return self._locked(engine, platform, rest_s=self._rest_s(platform) if swept or engine.has_swept else 0.0)
 
-    def _locked(self, engine: EngineProcess, platform: Platform, locked: Locked) -> TrialOutcome:
-        self.devices = locked.devices
+    def _locked(self, engine: EngineProcess, platform: Platform, *, rest_s: float) -> TrialOutcome:
         with self._timed("wait_s"):
-            stranger = self._in_use(platform)
+            stranger = self._in_use(platform, rest_s)
         if stranger is not None:
             return stranger
         try:
@@ -139,6 +155,8 @@ class _Run:
         if stopped is None:
             log.warning("engine_not_stopped", trial=self.request.number, devices=self.devices, supervisor=engine.pid)
         elif stopped.idle is False or stopped.left:
+            if stopped.left:  # what cannot be killed hangs in the driver of one of them
+                self.unwell = self.devices
             log.warning("devices_not_idle", trial=self.request.number, devices=self.devices, left=stopped.left)
 
     def timings(self) -> Timings:
@@ -158,9 +176,32 @@ class _Run:
     def _discover(self, platform: Platform) -> tuple[Device, ...]:
         return self._ask(platform.discover)  # npu-smi may hang in a wedged driver
 
-    def _unwell(self, granted: Sequence[Device]) -> TrialOutcome | None:
-        unwell = [device for device in granted if not device.usable]
+    def _rest_s(self, platform: Platform) -> float:
+        asked_s = self.request.profile.device_rest_s
+        return platform.REST_S if asked_s is None else asked_s
+
+    def _unwell(self, devices: Sequence[Device]) -> TrialOutcome | None:
+        unwell = self._look_at(devices)
         return self.failed(failures.devices_unwell(unwell)) if unwell else None
+
+    def _look_at(self, devices: Sequence[Device]) -> list[Device]:
+        """Those that are not well; they are to leave the pool. What only warns is told."""
+        self.device_health |= {device.id: device.health_text for device in devices if device.health != "OK"}
+        unwell = [device for device in devices if not device.usable]
+        self.unwell = tuple(device.id for device in unwell)
+        return unwell
+
+    def _blame(self, evidence: Evidence) -> Evidence:
+        """An engine that hangs or fails in an operator may do so for its device, whose alarm came meanwhile."""
+        if evidence.failure not in DEVICES_MAY_CAUSE:
+            return evidence
+        platform = PLATFORMS[self.request.profile.platform]
+        unwell = self._look_at([device for device in self._discover(platform) if device.id in self.devices])
+        if unwell:
+            return failures.devices_failed(unwell, evidence)
+        if evidence.failure is FailureClass.HARDWARE:
+            self.unwell = self.devices  # the log does not say which
+        return evidence
 
     def _too_large(self, granted: Sequence[Device]) -> TrialOutcome | None:
         request = self.request
@@ -172,11 +213,11 @@ class _Run:
         reason = shortfall(request.model, shape_of(arguments), smallest)
         return self.failed(failures.too_large(reason)) if reason is not None else None
 
-    def _in_use(self, platform: Platform) -> TrialOutcome | None:
+    def _in_use(self, platform: Platform, rest_s: float) -> TrialOutcome | None:
         """The devices are ours now, but an engine that was killed may still be leaving them."""
-        if not self._busy_devices(platform):
+        if not rest_s and not self._busy_devices(platform):
             return None
-        wait_idle(platform.idle_command(self.devices), IDLE_TIMEOUT_S, self.control.cancelled)
+        wait_idle(platform.idle_command(self.devices), IDLE_TIMEOUT_S, self.control.cancelled, rest_s=rest_s)
         busy = self._busy_devices(platform)
         return self.failed(failures.devices_in_use(busy, IDLE_TIMEOUT_S)) if busy else None
 
@@ -285,6 +326,7 @@ class _Run:
                 grace_s=GRACE_S,
                 idle_command=platform.idle_command(self.devices),
                 idle_timeout_s=IDLE_TIMEOUT_S,
+                rest_s=self._rest_s(platform),
             )
         )
         if launched is None:
@@ -308,6 +350,9 @@ class _Run:
             exited=lambda: engine.exited is not None,
             fatal=fatal_line,
             cancelled=self.control.cancelled,
+            stall_timeout_s=self.request.profile.start_stall_timeout_s,
+            cpu_s=lambda: _cpu_s(engine),
+            waits=is_waiting,
         )
 
     def _measured(self, points: list[LoadPoint], effective: dict[str, str]) -> Measured:
@@ -320,7 +365,7 @@ class _Run:
         )
 
     def _not_ready(self, engine: EngineProcess, ready: NotReady) -> TrialOutcome:
-        if ready.kind in ("timeout", "no_answer"):
+        if ready.kind in ("timeout", "stalled", "no_answer"):
             return self._hung(engine, ready.detail)
         self._wait_for_end(engine, LAST_WORDS_S)  # of one that fails; its last words may come after the line that told
         return self._ended(engine)
@@ -330,12 +375,13 @@ class _Run:
         if engine.exited is not None:
             return self._ended(engine)
         evidence = self._read_failure(engine)
-        return self.failed(failures.hung(evidence, seen) if evidence.failure is FailureClass.UNKNOWN else evidence)
+        named = failures.hung(evidence, seen) if evidence.failure is FailureClass.UNKNOWN else evidence
+        return self.failed(self._blame(named))
 
     def _ended(self, engine: EngineProcess) -> TrialOutcome:
         if self.control.cancelled():
             return self.failed(failures.cancelled())
-        return self.failed(failures.supervisor_lost() if engine.lost else self._read_failure(engine))
+        return self.failed(failures.supervisor_lost() if engine.lost else self._blame(self._read_failure(engine)))
 
     def _read_failure(self, engine: EngineProcess) -> Evidence:
         """Read the log as it is before we end the engine: what it says of our signals is no cause."""
@@ -358,6 +404,12 @@ class _Run:
     def _log_text(self) -> str:
         path = self.request.artifacts / ENGINE_LOG
         return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _cpu_s(engine: EngineProcess) -> float:
+    """CPU time that the engine's living processes have taken."""
+    pids = [process.pid for process in procfs.descendants(engine.pid)]
+    return sum(used.total_s for used in procfs.cpu_times(pids).values())
 
 
 def _granted(grant: Grant, found: Sequence[Device]) -> list[Device]:

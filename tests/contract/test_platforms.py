@@ -38,6 +38,11 @@ def test_an_idle_check_is_a_command_about_these_devices(platform: Platform) -> N
     assert command is None or [word for word in command if word.isdigit()] == ["1", "3"]
 
 
+def test_only_npus_are_left_alone_after_a_kill(platform: Platform) -> None:
+    """HCCP may say for ten seconds that the last process still runs (EJ0001)."""
+    assert (10.0 if platform.RESOURCE == "NPU" else 0.0) == platform.REST_S
+
+
 def test_simulated_devices_are_known_by_every_id_that_ray_may_assign() -> None:
     devices = PLATFORMS["simulated"].discover()
     assert [device.id for device in devices] == [str(number) for number in range(64)]

@@ -10,7 +10,10 @@ more sequences than batched tokens are refused in vLLM's words). The environment
 
     log:ID                  prints the sample of this signature as vLLM would, with its wrappers, and exits with 1
     wait:ID                 prints it and never becomes ready
-    hang-before-ready       never listens
+    hang-before-ready       never listens; sleeps-before-ready the same
+    busy-before-ready:S     computes for so many seconds without a word before it listens
+    talks-before-ready:S    says something now and then for so many seconds before it listens, and computes nothing
+    waits-before-ready      says again and again that a worker does not take its task, and never listens
     mute                    healthy, but no completion is ever answered
     stall:TOKENS            answers so many tokens in all, then none; connections stay open
     die:SIGKILL die:SIGSEGV kills itself in the middle of the load; so does exit:CODE, by exiting
@@ -34,6 +37,7 @@ import hashlib
 import json
 import os
 import resource
+import runpy
 import signal
 import stat
 import subprocess
@@ -140,6 +144,33 @@ def sleep_for_ever() -> NoReturn:
     """Never listen."""
     while True:
         time.sleep(FOR_EVER_S)
+
+
+def open_npus() -> None:
+    """Take the devices and the HCCL ports of the pretended machine, where there is one; see npu_machine.py."""
+    folder = os.environ.get("PRETENDED_NPUS")
+    if not folder:
+        return
+    machine = runpy.run_path(str(Path(__file__).with_name("npu_machine.py")), run_name="npu_machine")
+    visible = [int(device) for device in os.environ["ASCEND_RT_VISIBLE_DEVICES"].split(",")]
+    base = int(os.environ["HCCL_IF_BASE_PORT"])
+    problem = machine["open_devices"](Path(folder), visible)
+    problem = problem or machine["listen_for_hccl"](os.environ["PRETENDED_ADDRESS"], base)
+    if problem:
+        say("ERROR", problem)
+        sys.exit(1)
+
+
+def dawdle(name: str, parameter: str) -> None:
+    """Be long about the start, in one way or another."""
+    end_s = time.monotonic() + float(parameter or FOR_EVER_S)
+    while time.monotonic() < end_s:
+        if name == "talks-before-ready":
+            print(".", end="", flush=True)  # a progress bar: the line does not end
+        if name == "waits-before-ready":
+            say("INFO", "No available shared memory broadcast block found in 60 seconds.")
+        if name != "busy-before-ready":
+            time.sleep(0.2)
 
 
 def start_orphan(port: int) -> int:
@@ -270,12 +301,15 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the server installs a handler later
     orphan = start_orphan(int(argv[argv.index("--port") + 1])) if name == "orphan" else None
     note_launch(f"{name}:{parameter}" if parameter else name, orphan)
+    open_npus()
     if name in ("log", "wait"):
         print_failure(parameter)
     if name == "log":
         sys.exit(1)
     if name in ("wait", "hang-before-ready"):
         sleep_for_ever()
+    if name.endswith("-before-ready"):
+        dawdle(name, parameter)
     serve(name, parameter)
 
 

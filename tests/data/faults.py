@@ -82,6 +82,18 @@ class Behaviour:
 BEHAVIOURS = (
     Behaviour("", "runs and ends well"),
     Behaviour("hang-before-ready", "never listens", "hang", "The engine hangs: the engine was not ready after 1 s"),
+    Behaviour(
+        "sleeps-before-ready",
+        "says and computes nothing while it starts",
+        "hang",
+        "The engine hangs: while it started, it wrote nothing to its log and took no CPU time for 2 s",
+    ),
+    Behaviour(
+        "waits-before-ready",
+        "says only that it waits for a worker, and computes nothing, while it starts",
+        "hang",
+        "A worker has not taken its next task for a long time",
+    ),
     Behaviour("mute", "is healthy, but answers no completion", "hang", "The engine hangs: the engine was not ready"),
     Behaviour(
         "http-500:1",
@@ -105,6 +117,8 @@ BEHAVIOURS = (
     Behaviour("die:SIGKILL", "is killed from outside (SIGKILL) under load", "oom", "killed from outside (SIGKILL)"),
     Behaviour("die:SIGSEGV", "crashes (SIGSEGV) under load", "unknown", "ended by signal 11 (SIGSEGV: "),
     Behaviour("exit:7", "exits without a word under load", "unknown", "ended with exit code 7"),
+    Behaviour("talks-before-ready:3", "starts slowly with a progress bar, and computes nothing meanwhile"),
+    Behaviour("busy-before-ready:3", "starts slowly without a word, and computes meanwhile"),
     Behaviour("ignore-sigterm", "ignores SIGTERM"),
     Behaviour("orphan", "leaves a grandchild in a session of its own that holds the port and ignores SIGTERM"),
     Behaviour("wrong-tokens:0.3", "gives some requests fewer tokens than asked for", feasible=False, failed=3),

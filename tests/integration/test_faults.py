@@ -56,7 +56,12 @@ class Played:
 def trial_of(context: JobContext, fault: str, **changes: Any) -> TrialRequest:
     environment = context.profile.environment | {"FAULT": fault}
     waits = fault.startswith(("hang", "mute", "wait:"))
-    limits = {"start_timeout_s": 1.0 if waits else 60.0, "stall_timeout_s": 1.0, "environment": environment}
+    limits = {
+        "start_timeout_s": 1.0 if waits else 60.0,
+        "start_stall_timeout_s": 2.0 if "-before-ready" in fault else 60.0,
+        "stall_timeout_s": 1.0,
+        "environment": environment,
+    }
     request_timeout_s = 1.0 if fault == "stall:4" else 30.0  # nobody waits longer for the first token of a launch
     base = TrialRequest(
         job=context.job.id,

@@ -14,7 +14,7 @@ import ray
 from autotune.engine_config import EngineConfig
 from autotune.errors import EnvironmentProblem
 from autotune.fleet import Fleet
-from autotune.fleet.actor import pinned_actor
+from autotune.fleet.actor import pinned_actor, place_of
 from autotune.fleet.fleet import CANCEL_TIMEOUT_S
 from autotune.results import FailureClass, Interrupted, Measured, TrialResult
 from autotune.spec import Devices
@@ -159,11 +159,31 @@ def test_a_device_that_is_not_well_leaves_the_pool_and_the_trial_runs_elsewhere(
     assert isinstance(outcome, Interrupted)
     assert outcome.evidence.failure == FailureClass.HARDWARE
     assert fleet.most_devices == 1
-    with pytest.raises(EnvironmentProblem, match=r"largest node .* has 1 \(without 1 that were taken out"):
+    with pytest.raises(
+        EnvironmentProblem, match=r"largest node .* has 1 \(without 1 that were taken out: Device 0 \(Alarm"
+    ):
         fleet.check_fits(2)
     fleet.start(first.next_attempt())
     assert isinstance(results(fleet, 1)[0].outcome, Measured)
     assert visible(first.next_attempt()) == "1"
+
+
+@pytest.mark.usefixtures("alarm")
+def test_the_sibling_of_a_device_that_is_not_well_stays_in_the_pool(fleet: Fleet, context: JobContext):
+    """A trial of both ends at the alarm of one; the other one runs the next trial."""
+    fleet.start(request(context, 0, devices=2))
+    result = results(fleet, 1)[0]
+    assert (result.unwell, result.device_health) == (("0",), {"0": "Alarm"})
+    assert fleet.most_devices == 1
+    fleet.check_fits(1)
+    deadline = time.monotonic() + PATIENCE_S
+    while not fleet.has_room(1):
+        assert time.monotonic() < deadline
+        fleet.finished(timeout_s=0.2)
+    narrow = request(context, 1)
+    fleet.start(narrow)
+    assert isinstance(results(fleet, 1)[1].outcome, Measured)
+    assert (visible(narrow), fleet.has_room(2), fleet.most_devices) == ("1", False, 1)
 
 
 @pytest.mark.usefixtures("alarm")
@@ -196,7 +216,7 @@ def test_devices_that_were_taken_out_are_missed_on_their_own_node_only(
 def others_trial(two_npus: Devices) -> Iterator[None]:
     """Somebody else's trial has both devices."""
     actor = pinned_actor("NPU", 2)
-    ray.get(actor.node.remote(), timeout=PATIENCE_S)
+    ray.get(place_of(actor, "NPU"), timeout=PATIENCE_S)
     yield
     ray.kill(actor)
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -298,6 +299,26 @@ def test_the_idle_check_is_repeated_until_it_succeeds(tmp_path: Path):
         engine.lock(request(tmp_path))
         engine.launch(plan(tmp_path, "hang-before-ready", idle_command=twice))
         assert engine.stop().idle is True
+
+
+def test_devices_rest_after_an_engine_that_was_killed_before_they_are_looked_at(tmp_path: Path):
+    rested = plan(tmp_path, "ignore-sigterm", grace_s=0.1, idle_command=("/bin/true",), rest_s=2.0)
+    with EngineProcess() as engine:
+        engine.lock(request(tmp_path))
+        until_ready(engine, engine.launch(rested), tmp_path)
+        began_s = time.monotonic()
+        stopped = engine.stop()
+        assert (stopped.killed, stopped.idle) == (1, True)
+    assert time.monotonic() - began_s >= 2.0
+
+
+def test_devices_do_not_rest_after_an_engine_that_ended_well(tmp_path: Path):
+    with EngineProcess() as engine:
+        engine.lock(request(tmp_path))
+        until_ready(engine, engine.launch(plan(tmp_path, idle_command=("/bin/true",), rest_s=60.0)), tmp_path)
+        began_s = time.monotonic()
+        assert engine.stop().idle is True
+    assert time.monotonic() - began_s < 30.0
 
 
 def test_devices_that_do_not_become_idle_in_time_are_reported_and_stay_locked(tmp_path: Path):

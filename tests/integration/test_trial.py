@@ -22,7 +22,7 @@ from autotune.engine_config import EngineConfig
 from autotune.engines import readback
 from autotune.engines.locks import DeviceLocks
 from autotune.engines.process import EngineProcess, LaunchPlan, LockRequest
-from autotune.platforms import ascend, cpu
+from autotune.platforms import ascend, cpu, tool
 from autotune.results import FailureClass, Infeasible, Interrupted, Measured, TrialResult
 from autotune.trial import Control, Grant, TrialRequest, run_trial, sweep_host
 from autotune.trial import run as trial_run
@@ -621,6 +621,81 @@ def test_a_device_with_an_alarm_interrupts_without_a_launch(make_context: MakeCo
     assert outcome.evidence.failure == FailureClass.HARDWARE
     assert outcome.evidence.cause == "Device 6 (Alarm) is not well."
     assert list(asked.artifacts.iterdir()) == []
+
+
+@pytest.fixture
+def npu_smi_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts an npu-smi on PATH that does something before it shows eight NPUs that are idle and well."""
+
+    def does(what: str) -> None:
+        tables = DATA / "npu_smi"
+        script = tmp_path / "npu-smi"
+        script.write_text(
+            f"#!/bin/sh\n{what}\n"
+            f'case "$*" in *" -m") cat {tables}/m_a2.txt ;; *) cat {tables}/info_a2_idle.txt ;; esac\n'
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    return does
+
+
+def test_a_device_tool_that_hangs_takes_its_node_out_of_the_pool(
+    make_context: MakeContext,
+    npu_smi_that: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Nothing is known about any device there then; the job goes on elsewhere."""
+    context = make_context(tmp_path, "devices.resource=NPU", platform="ascend")
+    npu_smi_that("exec sleep 600")
+    monkeypatch.setattr(tool, "TIMEOUT_S", 0.5)
+    result = run_trial(request(context), Grant(("0",), 1), Control())
+    assert isinstance(result.outcome, Interrupted)
+    assert result.outcome.evidence.failure == FailureClass.HARDWARE
+    assert "`npu-smi info` did not answer within 0.5 s" in result.outcome.evidence.cause
+    assert (result.node_unwell, result.unwell) == (True, ())
+
+
+def test_a_failure_on_a_device_that_got_an_alarm_meanwhile_is_the_devices(
+    make_context: MakeContext, npu_smi_that: Callable[[str], None], tmp_path: Path
+):
+    """The engine's log says only that an operator failed; of the two devices one is to blame."""
+    context = make_context(tmp_path, "devices.resource=NPU", platform="ascend", environment={"FAULT": "log:acl_507034"})
+    asked = request(context, config=EngineConfig(arguments={"tensor_parallel_size": 2}, devices=2))
+    table = (DATA / "npu_smi" / "info_a2_idle.txt").read_text().replace("| 1     910B3               | OK   ", "X")
+    assert table.count("X") == 1
+    (tmp_path / "alarm.txt").write_text(table.replace("X", "| 1     910B3               | Alarm"))
+    launched = asked.artifacts / "launch.json"
+    npu_smi_that(f'[ -e {launched} ] && [ "$*" = info ] && exec cat {tmp_path}/alarm.txt')
+    result = run_trial(asked, Grant(("0", "1"), 2), Control())
+    assert isinstance(result.outcome, Interrupted)
+    evidence = result.outcome.evidence
+    assert (evidence.failure, evidence.signature) == (FailureClass.HARDWARE, "acl_507034")
+    assert evidence.cause.startswith("Device 1 (Alarm) went bad under the trial, which failed so: ")
+    assert (result.unwell, result.device_health) == (("1",), {"1": "Alarm"})
+
+
+def test_a_failure_on_devices_that_are_well_is_the_configurations(
+    make_context: MakeContext, npu_smi_that: Callable[[str], None], tmp_path: Path
+):
+    context = make_context(tmp_path, "devices.resource=NPU", platform="ascend", environment={"FAULT": "log:acl_507034"})
+    npu_smi_that("")
+    result = run_trial(request(context), Grant(("0",), 1), Control())
+    assert isinstance(result.outcome, Infeasible)
+    assert (result.outcome.evidence.failure, result.unwell) == (FailureClass.OPERATOR, ())
+
+
+def test_a_device_that_warns_is_used_and_told_of(
+    make_context: MakeContext, npu_smi_that: Callable[[str], None], tmp_path: Path
+):
+    context = make_context(tmp_path, "devices.resource=NPU", platform="ascend")
+    table = (DATA / "npu_smi" / "info_a2_idle.txt").read_text().replace("| OK     ", "| Warning", 1)
+    (tmp_path / "warning.txt").write_text(table)
+    npu_smi_that(f'[ "$*" = info ] && exec cat {tmp_path}/warning.txt')
+    result = run_trial(request(context), Grant(("0",), 1), Control())
+    assert isinstance(result.outcome, Measured)
+    assert (result.unwell, result.device_health) == ((), {"0": "Warning"})
 
 
 def test_a_model_that_surely_cannot_fit_is_out_of_memory_without_a_launch(make_context: MakeContext, npus: Path):

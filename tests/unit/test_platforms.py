@@ -9,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import EnvironmentProblem
-from autotune.platforms import PLATFORMS, Device, DeviceProcess, ascend, cpu, cuda, idle
-from autotune.platforms.npu_smi import parse_info, parse_mapping
+from autotune.platforms import (
+    PLATFORMS,
+    Device,
+    DeviceProcess,
+    DeviceToolFailed,
+    Utilization,
+    ascend,
+    cpu,
+    cuda,
+    idle,
+    tool,
+)
+from autotune.platforms.npu_smi import parse_complaint, parse_info, parse_mapping
 from autotune.platforms.tool import run
 
 FIXTURES = Path(__file__).parent.parent / "data" / "npu_smi"
@@ -101,6 +112,109 @@ def test_950_reads_hbm_and_a_device_without_bus_id():
 def test_a_950_process_row_has_no_chip_column():
     text = info("950") + "| 1                         | 4242          | python             | 512       | 17 |\n"
     assert by_id(parse_info(text))["1"].processes == (DeviceProcess(4242, "python", 512),)
+
+
+def test_a3_of_a_new_driver_reads_a_wider_table_with_pids_inside_the_container():
+    devices = by_id(parse_info(info("a3_wide"), parse_mapping((FIXTURES / "m_a3.txt").read_text())))
+    assert {name: (d.health, d.memory_used_mib) for name, d in devices.items()} == {
+        "0": ("OK", 31877),
+        "1": ("Warning", 2880),
+        "2": ("UNKNOWN", 3131),
+        "3": ("OK", 2871),
+    }
+    assert devices["0"].processes == (DeviceProcess(31006, "", 28751),)
+    assert [device.usable for device in devices.values()] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("mapping", ["", "m_310p.txt"])
+def test_310p_counts_devices_from_0_whatever_the_cards_are_numbered(mapping: str):
+    known = parse_mapping((FIXTURES / mapping).read_text()) if mapping else None
+    devices = by_id(parse_info(info("310p_na"), known))
+    assert {name: device.memory_used_mib for name, device in devices.items()} == {"0": 1478, "1": 18404}
+    assert devices["1"].processes == (DeviceProcess(15544, "", 16933),)
+    assert (devices["0"].idle, devices["1"].idle) == (True, False)
+
+
+def test_950_names_a_process_and_counts_as_its_physical_ids_do():
+    mapping = parse_mapping((FIXTURES / "m_950.txt").read_text())
+    assert mapping == {(0, 0): 0, (1, 0): 1, (2, 0): 2}
+    devices = by_id(parse_info(info("950_busy"), mapping))
+    assert devices["0"].processes == (DeviceProcess(8812, "VLLM::Worker_TP", 103400),)
+    assert (devices["1"].health, devices["1"].usable, devices["1"].idle) == ("Critical", False, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [("health_alarm", "80E01801, node type=HBM, sensor type=ECC, event state=assertion"), ("health_ok", "")],
+)
+def test_what_is_wrong_with_a_chip_is_read_from_its_health(file: str, complaint: str):
+    assert parse_complaint((FIXTURES / f"{file}.txt").read_text()) == complaint
+
+
+@pytest.mark.parametrize(
+    ("shown", "nodes", "counted"),
+    [
+        ("0 1 2 3", [], {"0": "0", "1": "1", "2": "2", "3": "3"}),  # no node to be seen: as npu-smi says
+        ("0 1 2 3", [0, 1, 2, 3], {"0": "0", "1": "1", "2": "2", "3": "3"}),  # a host
+        ("4 5", [4, 5], {"4": "0", "5": "1"}),  # a container, npu-smi with the host's numbers
+        ("0 1", [4, 5], {"0": "0", "1": "1"}),  # … with its own
+        ("0 1 2 3 4 5 6 7", [4, 5], {"4": "0", "5": "1"}),  # … and with all of the host
+        ("0 1 2 3 4 5 6 7 8 9 10 11", [2, 10], {"2": "0", "10": "1"}),
+        ("0 1 3", [0, 1, 2, 3], {"0": "0", "1": "1", "3": "3"}),  # a host with a card that is not shown
+    ],
+)
+def test_in_a_container_devices_are_counted_as_the_runtime_does(shown: str, nodes: list[int], counted: dict[str, str]):
+    assert ascend.runtime_ids(shown.split(), nodes) == counted
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with NPU 5 and 2 of a host, whose npu-smi goes on counting as the host does."""
+    nodes = tmp_path / "dev"
+    nodes.mkdir()
+    for name in ("davinci2", "davinci5", "davinci_manager", "davinci_manager1"):
+        (nodes / name).touch()
+    monkeypatch.setattr(ascend, "_NODES", nodes)
+
+
+@pytest.mark.usefixtures("container")
+def test_a_container_shows_its_own_npus_only_by_the_ids_that_engines_are_given(npu_smi):
+    npu_smi("info_a2_busy_alarm.txt", "m_a2.txt")
+    devices = ascend.discover()
+    shown = [(device.id, [process.pid for process in device.processes]) for device in devices]
+    assert shown == [("0", [133001]), ("1", [133990, 133991])]
+
+
+@pytest.mark.usefixtures("container")
+def test_containers_on_one_network_have_hccl_ports_by_the_hosts_numbers():
+    assert ascend.environment(["0", "1"])["HCCL_IF_BASE_PORT"] == str(20000 + 16 * 2)
+    assert ascend.environment(["1"])["HCCL_IF_BASE_PORT"] == str(20000 + 16 * 5)
+
+
+@pytest.mark.usefixtures("container")
+def test_a_container_asks_for_the_utilization_of_the_cards_that_are_meant(npu_smi, tmp_path: Path):
+    npu_smi("info_a2_idle.txt", "m_a2.txt", usages="usages_a2.txt")
+    found = ascend.utilization(["1"])
+    assert found == Utilization(compute=0.37, memory_bandwidth=0.41)
+    assert (tmp_path / "asked").read_text().splitlines()[-1] == "info -t usages -i 5"
+
+
+def test_an_unwell_device_says_what_npu_smi_says_of_it(npu_smi):
+    npu_smi("info_a2_busy_alarm.txt", "m_a2.txt", health="health_alarm.txt")
+    devices = by_id(ascend.discover())
+    assert devices["6"].health_text == "Alarm: 80E01801, node type=HBM, sensor type=ECC, event state=assertion"
+    assert devices["0"].health_text == "OK"
+
+
+def test_a_driver_that_refuses_the_mapping_is_read_by_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table = FIXTURES / "info_a3.txt"
+    fake_tool(tmp_path, "npu-smi", f'[ "$2" = -m ] && exit 1; cat {table}')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert [device.id for device in ascend.discover()] == [str(number) for number in range(16)]
+
+
+def test_hccl_ports_lie_below_those_that_linux_gives_away_whatever_a_chip_is_numbered():
+    assert 20000 <= int(ascend.environment(["32768"])["HCCL_IF_BASE_PORT"]) < 32768 - 16
 
 
 def test_the_error_of_a_device_held_elsewhere_shows_no_device():
@@ -201,8 +315,14 @@ def test_the_cpu_shows_the_cores_this_process_may_use():
 def npu_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Puts a scripted npu-smi on the PATH that prints these files."""
 
-    def put(layout: str, mapping: str, exit_code: int = 0) -> None:
-        script = f'[ "$2" = -m ] && cat {FIXTURES / mapping} || cat {FIXTURES / layout}; exit {exit_code}'
+    def put(
+        layout: str, mapping: str, exit_code: int = 0, *, health: str = "health_ok.txt", usages: str = "usages_a2.txt"
+    ) -> None:
+        script = (
+            f'echo "$@" >> {tmp_path}/asked\n'
+            f'case "$*" in *" -m") cat {FIXTURES / mapping} ;; *health*) cat {FIXTURES / health} ;; '
+            f"*usages*) cat {FIXTURES / usages} ;; *) cat {FIXTURES / layout} ;; esac; exit {exit_code}"
+        )
         fake_tool(tmp_path, "npu-smi", script)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
@@ -234,5 +354,14 @@ def test_a_missing_tool_is_a_problem_with_advice(tmp_path: Path, monkeypatch: py
 
 def test_a_tool_that_hangs_is_given_up(tmp_path: Path):
     fake_tool(tmp_path, "wedged", "exec sleep 60")
-    with pytest.raises(EnvironmentProblem, match=r"did not answer within 0\.2 s"):
+    with pytest.raises(DeviceToolFailed, match=r"did not answer within 0\.2 s"):
         run((str(tmp_path / "wedged"),), timeout_s=0.2)
+
+
+def test_a_hanging_npu_smi_does_not_pass_for_an_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A question that is only refused has another answer; after one that hangs none is asked."""
+    fake_tool(tmp_path, "npu-smi", f'[ "$2" = -m ] && exec sleep 60; cat {FIXTURES / "info_a2_idle.txt"}')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(tool, "TIMEOUT_S", 0.5)
+    with pytest.raises(DeviceToolFailed, match="`npu-smi info -m` did not answer"):
+        ascend.discover()
