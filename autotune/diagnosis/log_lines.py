@@ -8,6 +8,10 @@ _PREFIXES = re.compile(
     r"""^(?:
         \([^()\n]*\bpid=\d+[^()\n]*\)[ ]?                # (EngineCore_DP0 pid=791), (VllmWorker rank=2 pid=10)
       | \[rank\d+\]:[ ]?                                 # [rank1]:
+      | \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[\d.,]*(?:Z|[+-]\d\d:?\d\d)?[ ](?:std(?:out|err)[ ][FP][ ])?
+                                                       # docker logs -t, kubectl logs --timestamps, CRI files
+      | [A-Z][a-z]{2}[ ][ \d]\d[ ]\d\d:\d\d:\d\d[ ]\S+[ ][^\s\[]+\[\d+\]:[ ]  # journalctl
+      | [\w.-]+[ ]+\|[ ]                                # docker compose: vllm-1  |
       | (?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)[ ]+ # ERROR 03-25 06:14:02 [core.py:880]
         (?:[\d-]+[ ][\d:.,]+[ ]+)?\[[^\]\n]*\][ ]?
     )+""",

@@ -38,6 +38,7 @@ from autotune.results import (
 from autotune.telemetry import get_logger
 from autotune.trial import failures
 from autotune.trial.artifacts import ENGINE_LOG, fresh_folder, listing
+from autotune.trial.devices import Health, granted
 from autotune.trial.host import Cancelled, lock_folder, sockets_folder, unless_cancelled
 from autotune.trial.instrument import tool_sender
 from autotune.trial.ladder import LevelLost, Send, Site, measure_levels
@@ -57,13 +58,6 @@ IDLE_TIMEOUT_S = 120.0  # the driver gives a dead engine's memory back seconds l
 HEALTH_TIMEOUT_S = 5.0
 HEALTH_PAUSE_S = 0.5
 DYING_S = 30.0  # from failed requests until an engine that dies has ended; one that has no CPU for seconds lives on
-DEVICES_MAY_CAUSE = {
-    FailureClass.HANG,
-    FailureClass.COMMUNICATION,
-    FailureClass.OPERATOR,
-    FailureClass.HARDWARE,
-    FailureClass.UNKNOWN,
-}
 CHANGES_SIZES = {"cpu_offload_gb", "cpu_offload_params", "hf_overrides", "hf_config_path"}
 
 
@@ -82,7 +76,7 @@ def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialRes
     except SupervisorLost:
         outcome = run.failed(failures.supervisor_lost())
     except DeviceToolFailed as exc:
-        run.node_unwell = True
+        run.health.node_unwell = True
         outcome = run.failed(failures.devices_silent(exc))
     except (EnvironmentProblem, InputError) as exc:  # the job was checked: it is this node that lacks something
         outcome = run.failed(failures.environment_broken(exc))
@@ -98,9 +92,9 @@ def run_trial(request: TrialRequest, grant: Grant, control: Control) -> TrialRes
         node=socket.gethostname(),
         engine_version=request.engine_version,
         artifacts=listing(request.artifacts, request.folder),
-        device_health=run.device_health,
-        unwell=run.unwell,
-        node_unwell=run.node_unwell,
+        device_health=run.health.told,
+        unwell=run.health.unwell,
+        node_unwell=run.health.node_unwell,
     )
 
 
@@ -112,17 +106,15 @@ class _Run:
     grant: Grant
     control: Control
     devices: tuple[str, ...] = ()
-    unwell: tuple[str, ...] = ()
-    node_unwell: bool = False
-    device_health: dict[str, str] = field(default_factory=dict)
+    health: Health = field(default_factory=Health)
     sockets: str = ""
     spent_s: dict[str, float] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
 
     def outcome(self) -> TrialOutcome:
         platform = PLATFORMS[self.request.profile.platform]
-        granted = _granted(self.grant, self._discover(platform))
-        refusal = self._unwell(granted) or self._too_large(granted)
+        devices = granted(self.grant, self._discover(platform))
+        refusal = self._unwell(devices) or self._too_large(devices)
         if refusal is not None:
             return refusal
         self.control.enter("waiting for devices")
@@ -130,7 +122,7 @@ class _Run:
         swept = bool(sweep(folder, self.control.cancelled))  # what a killed supervisor left
         with sockets_folder() as self.sockets, EngineProcess(self.control.cancelled) as engine:
             with self._timed("wait_s"):
-                candidates = tuple(device.id for device in granted)
+                candidates = tuple(device.id for device in devices)
                 locked = engine.lock(LockRequest(folder, candidates, self.grant.count, LOCK_WAIT_S))
             if isinstance(locked, Busy):
                 return self._busy(locked)
@@ -156,7 +148,7 @@ class _Run:
             log.warning("engine_not_stopped", trial=self.request.number, devices=self.devices, supervisor=engine.pid)
         elif stopped.idle is False or stopped.left:
             if stopped.left:  # what cannot be killed hangs in the driver of one of them
-                self.unwell = self.devices
+                self.health.unwell = self.devices
             log.warning("devices_not_idle", trial=self.request.number, devices=self.devices, left=stopped.left)
 
     def timings(self) -> Timings:
@@ -181,31 +173,16 @@ class _Run:
         return platform.REST_S if asked_s is None else asked_s
 
     def _unwell(self, devices: Sequence[Device]) -> TrialOutcome | None:
-        unwell = self._look_at(devices)
+        unwell = self.health.look_at(devices)
         return self.failed(failures.devices_unwell(unwell)) if unwell else None
 
-    def _look_at(self, devices: Sequence[Device]) -> list[Device]:
-        """Those that are not well; they are to leave the pool. What only warns is told."""
-        self.device_health |= {device.id: device.health_text for device in devices if device.health != "OK"}
-        unwell = [device for device in devices if not device.usable]
-        self.unwell = tuple(device.id for device in unwell)
-        return unwell
-
     def _blame(self, evidence: Evidence) -> Evidence:
-        """An engine that hangs or fails in an operator may do so for its device, whose alarm came meanwhile."""
-        if evidence.failure not in DEVICES_MAY_CAUSE:
-            return evidence
         platform = PLATFORMS[self.request.profile.platform]
-        unwell = self._look_at([device for device in self._discover(platform) if device.id in self.devices])
-        if unwell:
-            return failures.devices_failed(unwell, evidence)
-        if evidence.failure is FailureClass.HARDWARE:
-            self.unwell = self.devices  # the log does not say which
-        return evidence
+        return self.health.blame(evidence, self.devices, lambda: self._discover(platform))
 
-    def _too_large(self, granted: Sequence[Device]) -> TrialOutcome | None:
+    def _too_large(self, devices: Sequence[Device]) -> TrialOutcome | None:
         request = self.request
-        smallest = min((device.memory_total_mib or 0 for device in granted), default=0) * 2**20
+        smallest = min((device.memory_total_mib or 0 for device in devices), default=0) * 2**20
         arguments = request.config.arguments
         changed = {name for name, value in arguments.items() if value not in (None, 0)}
         if CHANGES_SIZES & changed or ("quantization" in changed and request.model.scheme is None):
@@ -410,20 +387,3 @@ def _cpu_s(engine: EngineProcess) -> float:
     """CPU time that the engine's living processes have taken."""
     pids = [process.pid for process in procfs.descendants(engine.pid)]
     return sum(used.total_s for used in procfs.cpu_times(pids).values())
-
-
-def _granted(grant: Grant, found: Sequence[Device]) -> list[Device]:
-    """The granted devices as the platform sees them; all of them where the cluster only counts.
-
-    Raises EnvironmentProblem when the cluster and the platform number devices differently: nothing would be pinned.
-    """
-    if not grant.devices:
-        return list(found)
-    known = {device.id: device for device in found}
-    missing = [identity for identity in grant.devices if identity not in known]
-    if missing:
-        raise EnvironmentProblem(
-            f"Ray gave device {', '.join(missing)}, this machine has {', '.join(known) or 'none'}; start Ray with the "
-            "numbering that the device tool shows (inside a container: from 0)"
-        )
-    return [known[identity] for identity in grant.devices]

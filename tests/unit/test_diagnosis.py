@@ -80,6 +80,23 @@ def test_stacked_prefixes_are_stripped() -> None:
     assert found.line == "EJ0001: busy"
 
 
+@pytest.mark.parametrize(
+    "carrier",
+    [
+        "2026-11-22T03:04:05.123456789Z ",
+        "2026-11-22T03:04:05.123+08:00 stderr F ",
+        "Nov  2 03:04:05 node-1 vllm[791]: ",
+        "vllm-1  | ",
+    ],
+)
+def test_what_carries_a_log_is_stripped_too(carrier: str) -> None:
+    """Else a line at INFO would count as an error."""
+    failed = diagnose(f"{carrier}(EngineCore_DP0 pid=791) ERROR {STAMP}[rank1]: EJ0001: busy")
+    assert failed is not None
+    assert failed.line == "EJ0001: busy"
+    assert diagnose(f"{carrier}(EngineCore_DP0 pid=791) INFO {STAMP}args: EJ0001") is None
+
+
 def test_a_message_over_several_prefixed_lines_is_found() -> None:
     prefix = f"(EngineCore_DP0 pid=791) ERROR {STAMP}"
     log = f"{prefix}1 validation error for AscendConfig\n{prefix}weight_prefetch\n{prefix}  Unexpected keyword argument"
