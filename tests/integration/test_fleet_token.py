@@ -12,15 +12,22 @@ import ray
 from autotune.fleet.token import LocalToken
 from autotune.spec import Devices
 
+JOIN = """
+import sys
+from autotune.fleet import Fleet
+from autotune.spec import Devices
+with Fleet(Devices(resource="NPU"), address=sys.argv[1]) as fleet:
+    print(fleet.most_devices, "NPUs")
+"""
 # `ray.init` would try again for 20 s; this is what it does first.
 KNOCK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]); print('in')"
 
 
-def knock(address: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Somebody else's process asks the cluster's head to let it in."""
+def python(code: str, address: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Somebody else's process, which knows of Ray what it is told here."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
-        [sys.executable, "-c", KNOCK, address],
+        [sys.executable, "-c", code, address],
         env=environment | variables,
         capture_output=True,
         text=True,
@@ -42,15 +49,25 @@ def address(two_npus: Devices) -> str:
     ids=["without", "wrong"],
 )
 def test_a_client_without_the_clusters_token_is_refused(address: str, variables: dict[str, str]):
-    asked = knock(address, **variables)
+    asked = python(KNOCK, address, **variables)
     assert asked.returncode != 0
     assert "Authentication token is missing or incorrect" in asked.stderr
 
 
 @pytest.mark.ray
 def test_a_client_with_the_clusters_token_gets_in(address: str):
-    asked = knock(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=os.environ["RAY_AUTH_TOKEN"])
+    asked = python(KNOCK, address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=os.environ["RAY_AUTH_TOKEN"])
     assert (asked.returncode, asked.stdout) == (0, "in\n")
+
+
+@pytest.mark.ray
+def test_a_fleet_joins_an_operators_cluster_with_the_operators_token(address: str, tmp_path: Path):
+    """From a file that only the operator reads, as Ray's own documents advise."""
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(os.environ["RAY_AUTH_TOKEN"])
+    asked = python(JOIN, address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+    assert (asked.returncode, asked.stdout) == (0, "2 NPUs\n"), asked.stderr
 
 
 @pytest.mark.ray
