@@ -57,8 +57,8 @@ def test_all_problems_of_a_profile_are_named_in_plain_words(machine):
     with pytest.raises(InputError) as caught:
         load_settings()
     known = (
-        "executable, platform, engine, environment, arguments, jemalloc, start_timeout_s, stall_timeout_s, "
-        "peak_tflops, price_per_device_hour, model_roots"
+        "executable, platform, engine, environment, arguments, jemalloc, start_timeout_s, start_stall_timeout_s, "
+        "stall_timeout_s, device_rest_s, peak_tflops, price_per_device_hour, model_roots"
     )
     assert caught.value.problems == (
         f"{file}: profiles.npu.executable: missing key",
