@@ -100,7 +100,9 @@ class Quarantine:
         self._sorting = [sorting for sorting in self._sorting if sorting.holders]
 
     def _judge(self, sorting: _Sorting, answer: Any) -> None:
-        actor = sorting.holders.pop(answer)
+        actor = sorting.holders.pop(answer, None)
+        if actor is None:  # all were found among the answers before it, and it was ended
+            return
         try:
             _, (device,) = ray.get(answer)
         except RayError:
