@@ -1,6 +1,7 @@
 """Many engines side by side on a cluster of several nodes: each sees exactly its devices, whatever Ray was told.
 
-`AUTOTUNE_PINNING=200` (`make pinning`) runs so many trials instead of a handful, and prints what came of them.
+`AUTOTUNE_PINNING=200` (`make pinning`) runs so many trials instead of a dozen, AUTOTUNE_PINNING_AT_ONCE of them at a
+time at most, and writes the figures to the file AUTOTUNE_PINNING_RECORD, if it is named.
 """
 
 import contextlib
