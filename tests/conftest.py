@@ -2,13 +2,14 @@
 
 import contextlib
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import structlog
 
 from autotune.engine_config import EngineConfig
 from autotune.results import (
@@ -30,6 +31,13 @@ from autotune.tuner.sources import load_job
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def _no_events_of_others() -> Iterator[None]:
+    """A command that was run in this process sends its events to a standard error that is closed after its test."""
+    yield
+    structlog.reset_defaults()
 
 
 def latency(p99_ms: float | None) -> Latency:
