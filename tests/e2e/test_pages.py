@@ -96,7 +96,6 @@ def shown(
         thread.start()
         yield Site(f"http://127.0.0.1:{listening.getsockname()[1]}", store, *jobs)
         server.should_exit = True
-        server.force_exit = True
         thread.join()
         listening.close()
 
@@ -266,6 +265,20 @@ def test_an_attack_in_what_was_measured_stays_text(page: Page, shown: Site):
 # While a job runs
 
 
+def test_a_page_follows_its_job_where_nothing_can_be_pushed(context: BrowserContext, shown: Site):
+    context.route("**/events", lambda route: route.abort())
+    page = context.new_page()
+    page.goto("/submit")
+    page.fill("#name", "polled")
+    page.get_by_role("button", name="Submit the job").click()
+    page.wait_for_url(re.compile("/jobs/polled-"))
+    badge = page.locator("#progress .badge")
+    expect(badge).to_contain_text("queued")
+    shown.store.cancel(shown.store.job("polled").id, now=site["NOW"])
+    expect(badge).to_contain_text("cancelled", timeout=LIVE_S * 1000)
+    expect(page.get_by_role("button", name="Resume the job")).to_be_visible()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -312,7 +325,15 @@ WORKLOAD = {
 def test_a_page_follows_a_real_job_to_its_end_without_being_loaded_again(chromium: Browser, served: str):
     with chromium.new_context(base_url=served) as context:
         page = context.new_page()
+        pushed: list[int] = []
+        page.on("response", lambda answer: pushed.append(answer.status) if answer.url.endswith("/events") else None)
         page.goto("/submit")
+        page.fill("#name", "live")
+        page.fill("#model", "tiny-llama")
+        page.select_option("#engine", "simulated")
+        page.select_option("#resource", "CPU")
+        page.fill("#max_per_trial", "1")
+        page.select_option("#search_space", "demo")
         page.get_by_text("Paste a workload of your own", exact=True).first.click()
         page.fill("#workload_yaml", yaml.safe_dump(WORKLOAD))
         page.fill("#p99_ttft_ms", "5000")
@@ -321,7 +342,7 @@ def test_a_page_follows_a_real_job_to_its_end_without_being_loaded_again(chromiu
         page.get_by_text("Confirmation and sampler").click()
         page.fill("#confirm_top", "0")
         page.get_by_role("button", name="Submit the job").click()
-        page.wait_for_url(re.compile("/jobs/demo-"))
+        page.wait_for_url(re.compile("/jobs/live-"))
         page.evaluate("window.neverReloaded = true")
         badge = page.locator("#progress .badge")
         expect(badge).to_contain_text("running", timeout=LIVE_S * 1000)
@@ -332,3 +353,4 @@ def test_a_page_follows_a_real_job_to_its_end_without_being_loaded_again(chromiu
         expect(page.locator('a[data-format="vllm"]')).to_be_visible()
         expect(page.locator("#said")).to_contain_text("succeeded")
         assert page.evaluate("window.neverReloaded")
+        assert pushed == [200]
