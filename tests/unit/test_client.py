@@ -375,6 +375,7 @@ def test_a_revoked_token_ends_the_stream():
 @pytest.mark.parametrize(
     ("address", "token", "warned"),
     [("http://lab.example", TOKEN, True), ("https://lab.example", TOKEN, False), ("http://lab.example", "", False)],
+    ids=["plain", "encrypted", "nothing to tell"],
 )
 def test_a_token_that_others_on_the_way_could_read_is_warned_of(
     address: str, token: str, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
