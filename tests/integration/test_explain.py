@@ -16,6 +16,8 @@ from autotune.cli import run
 from autotune.cli.outcome import INTERRUPTED
 from autotune.errors import EnvironmentProblem, InputError
 from autotune.results import FailureClass, Job, JobStatus, LoadPoint, Measured, Trial
+from autotune.settings import Settings
+from autotune.store import SharedStore
 from autotune.trial import TrialRequest
 from autotune.tuner.events import Event
 from autotune.tuner.explain import explain_job, is_unfinished
@@ -75,7 +77,7 @@ def engine(make_point: MakePoint) -> Script:
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Any]:
     """A job of one search trial, the winner; not run yet."""
-    with play.played(tmp_path, BUDGET, space=SPACE) as job:
+    with play.played(tmp_path, BUDGET, space=SPACE, store_of=SharedStore) as job:
         yield job
 
 
@@ -441,12 +443,11 @@ def test_a_run_whose_explanation_does_not_end_well_has_shown_and_written_its_res
 
     stage = play.Stage(stopping_at(6, engine, fail))
     monkeypatch.setattr(run, "open_fleet", lambda *_: contextlib.nullcontext(stage))
-    monkeypatch.setattr(run, "open_study", lambda *_: home.study)
     console, best = Console(file=io.StringIO(), width=200), tmp_path / "best.yaml"
     wanted = pytest.raises(failure) if failure is EnvironmentProblem else contextlib.nullcontext()
-    job = asking(home)
+    job, settings = asking(home), Settings(home=tmp_path)
     with wanted:
-        assert run._work(console, job.context, None, home.store, run.Outputs(best, None)) == INTERRUPTED
+        assert run._work(console, job.context, settings, home.store, run.Outputs(best, None)) == INTERRUPTED
     assert "max-num-seqs: 64" in best.read_text()
     shown = console.file.getvalue()
     assert "recommendation: " in shown
