@@ -111,4 +111,5 @@ def end_of(log: Path) -> bytes:
     with log.open("rb") as file:
         file.seek(size - LOG_BYTES)
         end = file.read(LOG_BYTES).partition(b"\n")[2]
-    return f"[the last {len(end):,} of {size:,} bytes; the whole log: {log}]\n".encode() + end
+    place = f"{log.parent.name}/{log.name} in the job's folder"
+    return f"[the last {len(end):,} of {size:,} bytes; the whole log: {place}]\n".encode() + end

@@ -230,7 +230,7 @@ class PersistedStudy:
         if frozen is None:
             trial_id = self._add(what)
             if what.note:
-                self._write_note(trial_id, what.note)
+                self._write_first_note(trial_id, what.note)
         elif frozen.state != what.state:
             self._tell(frozen._trial_id, what)
 
@@ -256,6 +256,12 @@ class PersistedStudy:
         """The note of a trial that was finished before: one that was added finished may have been left without."""
         if frozen is not None and frozen.state == what.state and not _has_note(what, frozen, notes):
             self._write_note(frozen._trial_id, what.note)
+
+    def _write_first_note(self, trial_id: int, text: str) -> None:
+        """The note of a new trial, without reading those of all others, of which there may be hundreds."""
+        attributes = {_note.note_ver_key(trial_id): 1, **_note.split_body(text, trial_id)}
+        for key, value in attributes.items():
+            self._storage.set_study_system_attr(self._study._study_id, key, value)
 
     def _write_note(self, trial_id: int, text: str) -> None:
         study_id = self._study._study_id

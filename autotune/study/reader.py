@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import StorageInternalError
 from optuna_dashboard import _importance
+from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
 from autotune.errors import StoreError
 from autotune.study.persisted import DATABASE_ERROR
@@ -126,11 +127,17 @@ class Reader:
         try:
             name = self._storage.get_study_name_from_id(asked.study)
             is_its_own = asked.trial is None or self._storage.study_of(asked.trial) == asked.study
+            is_attached = asked.artifact is None or self._has_artifact(asked.artifact, asked.study, asked.trial)
         except KeyError:
             return False
         self._forget_another(asked.study, name)
-        is_there = asked.artifact is None or (self._artifacts / asked.artifact).is_file()
-        return is_visible(name) and is_its_own and is_there
+        return is_visible(name) and is_its_own and is_attached
+
+    def _has_artifact(self, artifact: str, study: int, trial: int | None) -> bool:
+        """Whether the trial, or the study itself, names the artifact, and its file is there."""
+        storage = self._storage
+        named = storage.get_study_system_attrs(study) if trial is None else storage.get_trial_system_attrs(trial)
+        return f"{ARTIFACTS_ATTR_PREFIX}{artifact}" in named and (self._artifacts / artifact).is_file()
 
     def _shown(self, asked: Asked, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         is_visible = _visible(environ)

@@ -92,7 +92,7 @@ def shown(row: Trial, grid: Grid, sla: Sla) -> Shown:
         return Shown(row, TrialState.RUNNING, params)
     outcome = row.result.outcome
     if not isinstance(outcome, Measured):
-        return Shown(row, TrialState.FAIL, params, attributes=_failure(outcome.evidence))
+        return Shown(row, TrialState.FAIL, params, attributes=_failure(outcome.evidence, row.result))
     point = outcome.closest_point
     names = constraints.labels(sla)
     limits = {names[key]: value for key, value in constraints.measured(point, sla).items()}
@@ -152,8 +152,11 @@ def _quoted(key: str, value: Value | None) -> str:
     return f"`{str(value).replace('`', chr(39))}`" if key in {"line", "log"} else str(value)
 
 
-def _failure(evidence: Evidence) -> dict[str, Value | None]:
-    texts = (evidence.failure.value, evidence.cause, evidence.advice, evidence.line, evidence.log_path)
+def _failure(evidence: Evidence, result: TrialResult) -> dict[str, Value | None]:
+    log = result.artifacts.get(
+        artifacts.LOG, evidence.log_path
+    )  # below the job's folder: where that is concerns nobody
+    texts = (evidence.failure.value, evidence.cause, evidence.advice, evidence.line, log)
     return dict(zip(_EVIDENCE, texts, strict=True))
 
 

@@ -205,7 +205,7 @@ def test_of_a_very_long_log_the_end_is_shown_and_where_the_rest_is(
     study.sync([with_log(make_trial(0, {"max_num_seqs": 4}, oom=True), lines)])
     shown = content(storage, shelf, 0, "engine.log")
     heading, _, end = shown.partition("\n")
-    assert heading.endswith(f"of {len(lines):,} bytes; the whole log: {shelf.folder}/trial-0000/engine.log]")
+    assert heading.endswith(f"of {len(lines):,} bytes; the whole log: trial-0000/engine.log in the job's folder]")
     assert lines.endswith(f"\n{end}")
     assert LOG_BYTES * 0.9 < len(end) < LOG_BYTES
 
@@ -243,11 +243,12 @@ def test_a_failed_trial_s_note_tells_cause_advice_and_line(
     study: PersistedStudy, storage: RDBStorage, rows: list[Trial]
 ) -> None:
     tell(study, rows)
-    assert note(storage, 1).split("\n\n")[:4] == [
+    assert note(storage, 1).split("\n\n") == [
         "**failure**: oom",
         "**cause**: Out of device memory.",
         "**advice**: Lower gpu_memory_utilization.",
         "**line**: `NPU out of memory. Tried to allocate 22.00 MiB`",
+        "**log**: `trial-0001/engine.log`",
     ]
     assert note(storage, 2) == ""
 
