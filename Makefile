@@ -22,7 +22,7 @@ test: check $(ENGINE_READY)  ## Everything, the real engine, Ray and the browser
 	AUTOTUNE_REQUIRE_ENGINE=1 $(BIN)/python -m pytest -m "live or ray or browser or process"
 
 check: lint  ## Lint, types, import rules and the fast tests: no engine, under three minutes
-	$(BIN)/python -m pytest -m "not live and not ray and not browser and not process"
+	$(BIN)/python -m pytest -n auto -m "not live and not ray and not browser and not process"
 
 lint: $(TUNER_READY)
 	$(BIN)/ruff format --check .
