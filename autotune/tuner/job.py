@@ -94,3 +94,4 @@ def _finish(spec: JobSpec, ledger: Ledger, books: Books, status: JobStatus, stop
     ledger.compare_study()
     result = concluded(ledger.trials, spec.sla, stopped_by)
     books.store.finish_job(books.lease, status, result, finished_at=utc_now(), message=message)
+    ledger.compare_study()  # once more where it could not be written to just now: nobody looks after an ended job's
