@@ -62,10 +62,13 @@ def _watch(parent: int, stop: threading.Event) -> None:
     stop.set()
 
 
-def create_token(tenant: str, role: Role, name: str, days: float | None) -> None:
+def create_token(tenant: str, role_name: str, name: str, days: float | None) -> None:
     """Make a token and print it, once."""
     from autotune.tuner.owner import utc_now
 
+    if role_name not in list(Role):
+        raise InputError(f"role {role_name!r}: choose one of {', '.join(Role)}")
+    role = Role(role_name)
     now = utc_now()
     expires_at = None if days is None else now + timedelta(days=days)
     try:

@@ -331,7 +331,7 @@ def test_a_missing_engine_is_a_problem_of_the_machine(cli: Any):
     assert done.stderr == "error: AUTOTUNE_VLLM names /nowhere/vllm, which is no executable\n"
 
 
-HEAVY = ("ray", "optuna", "sqlalchemy", "aiohttp", "pandas", "plotly", "torch", "numpy", "scipy")
+HEAVY = ("ray", "optuna", "sqlalchemy", "aiohttp", "httpx", "pandas", "plotly", "torch", "numpy", "scipy", "pydantic")
 
 
 def test_help_imports_nothing_heavy():

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from autotune.access import Role
 from autotune.cli.parameters import AsJson
 
 app = typer.Typer()
@@ -53,7 +52,7 @@ app.add_typer(tokens, name="token", rich_help_panel="Service")
 @tokens.command("create")
 def create_token(
     tenant: Annotated[str, typer.Option(help="Whose jobs its bearer sees.")],
-    role: Annotated[Role, typer.Option(help="viewer, submitter or admin.")] = Role.SUBMITTER,
+    role: Annotated[str, typer.Option(help="viewer, submitter or admin.")] = "submitter",
     name: Annotated[str, typer.Option(help="For the list and the logs.")] = "",
     days: Annotated[float | None, typer.Option(help="Days until it expires; default never.", min=0)] = None,
 ) -> None:
