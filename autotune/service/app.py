@@ -60,7 +60,7 @@ def api() -> FastAPI:
         title="vllm-autotune",
         version=__version__,
         description="Submit tuning jobs with a latency SLA, watch them, select and export configurations.",
-        docs_url="/v1/docs",
+        docs_url=None,  # its page would run a script of another host with the session of whoever opens it
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         generate_unique_id_function=lambda route: route.name,

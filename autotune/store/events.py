@@ -27,21 +27,6 @@ def since(session: Session, job_id: str, after: int) -> tuple[JobEvent, ...]:
     return tuple(_record(row) for row in session.scalars(newer.order_by(EventRow.id).limit(MOST_EVENTS)))
 
 
-def of_all_since(session: Session, after: int) -> tuple[JobEvent, ...]:
-    """The events of every job with larger ids, at most `MOST_EVENTS`, by id.
-
-    On PostgreSQL transactions of different jobs may commit out of the order of their ids: good for waking somebody up,
-    not for reading without gaps.
-    """
-    newer = select(EventRow).where(EventRow.id > after)
-    return tuple(_record(row) for row in session.scalars(newer.order_by(EventRow.id).limit(MOST_EVENTS)))
-
-
-def last_id(session: Session) -> int:
-    """The largest id so far; 0 when nothing has happened."""
-    return session.scalar(select(func.max(EventRow.id))) or 0
-
-
 def news(session: Session, job_ids: Collection[str]) -> dict[str, News]:
     """The newest event of each of these jobs, and what it does now."""
     newest = select(func.max(EventRow.id)).where(EventRow.job_id == JobRow.id).scalar_subquery()

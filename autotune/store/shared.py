@@ -110,17 +110,9 @@ class SharedStore(Store):
         """What happened to a job after the event with that id, the oldest first, at most `events.MOST_EVENTS`."""
         return self._read(events.since, job_id, after)
 
-    def events_of_all(self, *, after: int) -> tuple[JobEvent, ...]:
-        """What happened to all jobs; to wake somebody up: see `events.of_all_since`."""
-        return self._read(events.of_all_since, after)
-
     def news(self, job_ids: Collection[str]) -> dict[str, News]:
         """The newest event of each of these jobs, and what it does now: one look for many who watch."""
         return self._read(events.news, job_ids)
-
-    def last_event(self) -> int:
-        """The id of the newest event; 0 when there is none."""
-        return self._read(events.last_id)
 
     def add_token(self, token: Token) -> None:
         """Keep a token."""

@@ -421,11 +421,16 @@ class TestEvents:
         kinds = [event.kind for event in store.events("aa")]
         assert len(kinds) == len(set(kinds)) == 5
 
-    def test_events_of_all_jobs_wake_whoever_watches_any(self, store: SharedStore) -> None:
+    def test_news_are_the_newest_event_and_the_progress_of_the_jobs_asked_for(self, store: SharedStore) -> None:
         submit(store, "aa")
-        last = store.last_event()
-        submit(store, "bb")
-        assert [event.job for event in store.events_of_all(after=last)] == ["bb"]
+        submit(store, "bb", minutes=1)
+        found = claim(store)
+        assert found is not None
+        progress = JobProgress(phase="confirmation", done=1, planned=3)
+        store.report(found[1], progress)
+        news = store.news(("aa", "nope"))
+        assert (news["aa"].last_event, news["aa"].progress) == (store.events("aa")[-1].id, progress)
+        assert "bb" not in news
 
 
 class TestProgress:
