@@ -2,7 +2,8 @@
 
 One real vLLM with the demo's model is loaded by our client and by `vllm bench serve` in turns (A B A B …); the two of a
 pair send the same lengths at the same times, every pair others. Prints Markdown: medians, P99s and throughputs of both,
-with the run-to-run spread of `vllm bench serve`, and what each client costs in CPU time. Latencies count from the send
+with the run-to-run spread of `vllm bench serve`, and what each client costs in CPU time. The engine has half of the machine's
+cores and the clients have the others, else a client that computes slows the engine it measures. Latencies count from the send
 and percentiles are NumPy's linear ones here, as vLLM has them. Run it alone on the machine.
 """
 
@@ -71,7 +72,9 @@ def main() -> int:
         return _our_client(json.loads(sys.stdin.read()))
     try:
         executable = asked.vllm or profile(load_settings(), "vllm").executable
-        with _engine(executable) as server:
+        engine_cores, client_cores = _cores()
+        with _engine(executable, engine_cores) as server:
+            os.sched_setaffinity(0, client_cores)
             tools = {OURS: Path(sys.executable), BENCH: executable}
             if asked.guidellm:
                 tools[GUIDELLM] = asked.guidellm
@@ -91,6 +94,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=12.0, help="requests/s")
     parser.add_argument("--our-client", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _cores() -> tuple[set[int], set[int]]:
+    """The engine's cores and the clients'; on a machine of one core the same."""
+    cores = sorted(os.sched_getaffinity(0))
+    engine = set(cores[: max(1, len(cores) // 2)])
+    return engine, set(cores) - engine or engine
 
 
 def _compare(site: Site, pairs: int) -> None:
@@ -115,16 +125,18 @@ def _said(name: str, run: Run) -> Run:
 
 
 @contextlib.contextmanager
-def _engine(executable: Path) -> Iterator[Server]:
+def _engine(executable: Path, cores: set[int]) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = Server(f"http://127.0.0.1:{port}", str(TINY), "")
     command = [str(executable), "serve", str(TINY), "--host", "127.0.0.1", "--port", str(port), *SERVE]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **_environment()}
+    threads = ",".join(str(core) for core in sorted(cores))
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": threads, **_environment()}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "engine.log"
         with log.open("wb") as output:
+            os.sched_setaffinity(0, cores)  # inherited
             engine = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
         try:
             ready = wait_ready(

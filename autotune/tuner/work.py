@@ -41,9 +41,13 @@ def open_devices(
 ) -> Iterator[Fleet]:
     """The devices of the configured cluster, or of a local Ray. SIGTERM ends a command as Ctrl-C does."""
     local_devices = SIMULATED_DEVICES if profile.platform == "simulated" else None
-    with Fleet(devices, address=settings.ray_address, local_devices=local_devices) as fleet:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set its own, which aborts half-way
-        yield fleet
+    heard_before = signal.getsignal(signal.SIGTERM)
+    try:
+        with Fleet(devices, address=settings.ray_address, local_devices=local_devices) as fleet:
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set its own, which aborts half-way
+            yield fleet
+    finally:
+        signal.signal(signal.SIGTERM, heard_before)  # leaving Ray resets it to the system's default, unseen by Python
 
 
 def open_study(job: Job, settings: Settings) -> PersistedStudy:

@@ -271,6 +271,11 @@ def held_by(place: Place, pid: int) -> str | None:
     return next((job_id for job_id, name in owners.items() if name.startswith(f"process {pid} on ")), None)
 
 
+def is_idle(place: Place, pid: int) -> bool:
+    """Whether a worker has said that it has no job."""
+    return any(sign.owner.startswith(f"process {pid} on ") and sign.job is None for sign in place.store.workers())
+
+
 def waited(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
     """Wait for the end of a process; whether it came."""
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -113,7 +113,8 @@ def test_two_workers_share_a_queue_and_one_goes_on_with_the_job_of_the_other(pla
             turmoil.wait_for(
                 lambda: all(turmoil.job(place, one).status is JobStatus.SUCCEEDED for one in ids), JOB_LIMIT_S
             )
-            second.terminate()
+            turmoil.wait_for(lambda: turmoil.is_idle(place, second.pid), 60)
+            second.terminate()  # a worker that has left Ray still hears it
             assert second.wait(60) == 0
         finally:
             for worker in (first, second):
