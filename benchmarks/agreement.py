@@ -1,10 +1,10 @@
 """Our load generator beside others: `python benchmarks/agreement.py [--vllm PATH] [--guidellm PATH] [--pairs 5]`.
 
-One real vLLM with the demo's model is loaded by our client and by `vllm bench serve` in turns (A B A B …); the two of a
+One real vLLM with the demo's model is loaded by our client and by `vllm bench serve` in turns (A B B A …); the two of a
 pair send the same lengths at the same times, every pair others. Prints Markdown: medians, P99s and throughputs of both,
-with the run-to-run spread of `vllm bench serve`, and what each client costs in CPU time. The engine has half of the machine's
-cores and the clients have the others, else a client that computes slows the engine it measures. Latencies count from the send
-and percentiles are NumPy's linear ones here, as vLLM has them. Run it alone on the machine.
+with the run-to-run spread of `vllm bench serve`, and what each client costs in CPU time. The engine has half of the
+machine's cores and the clients have the others, else a client that computes slows the engine it measures. Latencies
+count from the send and percentiles are NumPy's linear ones here, as vLLM has them. Run it alone on the machine.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def _compare(site: Site, pairs: int) -> None:
     starts = [{name: _run(site, name, seed=900 + n, requests=1) for name in site.tools} for n in range(STARTS)]
     runs: dict[str, list[Run]] = {name: [] for name in site.tools}
     for pair in range(pairs):
-        for name in (OURS, BENCH):
+        for name in (OURS, BENCH) if pair % 2 == 0 else (BENCH, OURS):  # who comes first finds another machine
             runs[name].append(_said(name, _run(site, name, seed=pair, requests=site.requests)))
     if GUIDELLM in site.tools:
         runs[GUIDELLM].append(_said(GUIDELLM, _run(site, GUIDELLM, seed=pairs, requests=site.requests)))
