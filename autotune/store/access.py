@@ -33,6 +33,11 @@ def tokens(session: Session) -> tuple[Token, ...]:
     return tuple(_token(row) for row in session.scalars(select(TokenRow).order_by(TokenRow.created_at, TokenRow.id)))
 
 
+def has_tokens(session: Session) -> bool:
+    """Whether there is a token, valid or not."""
+    return session.scalar(select(TokenRow.id).limit(1)) is not None
+
+
 def revoke_token(session: Session, token_id: str, now: datetime) -> None:
     """Make a token worthless, and end the browser sessions it has opened. Raises NotFound."""
     row = session.get(TokenRow, token_id)

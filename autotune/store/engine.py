@@ -19,6 +19,7 @@ _PRAGMAS = (
     "synchronous = NORMAL",  # with WAL a power cut may lose the last commits, never the database
     "foreign_keys = ON",
 )
+_POOL = 10  # connections that are kept: for the threads of the service, and a few more
 _POSTGRESQL = {
     "connect_timeout": str(CONNECT_TIMEOUT_S),
     "keepalives_idle": str(CONNECT_TIMEOUT_S),
@@ -57,7 +58,7 @@ def connect(url: URL) -> Engine:
         if url.drivername == "sqlite":
             return _sqlite(url)
         ours = {key: value for key, value in _POSTGRESQL.items() if key not in url.query}
-        return create_engine(url, pool_pre_ping=True, connect_args=ours)
+        return create_engine(url, pool_size=_POOL, pool_pre_ping=True, connect_args=ours)
     except ModuleNotFoundError as exc:
         raise StoreError("PostgreSQL needs psycopg; install it with: pip install 'vllm-autotune[postgres]'") from exc
     except OSError as exc:
@@ -67,7 +68,7 @@ def connect(url: URL) -> Engine:
 def _sqlite(url: URL) -> Engine:
     assert url.database is not None
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
+    engine = create_engine(url, pool_size=_POOL)  # a connection beyond the pool is opened for one transaction
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine

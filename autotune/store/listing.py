@@ -1,6 +1,8 @@
 """Reading jobs by the page: only columns, never a job's documents."""
 
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -94,8 +96,13 @@ def _summaries(session: Session, found: Sequence[Row[Any]]) -> tuple[JobSummary,
 
 def _of_spec(spec: dict[str, Any]) -> dict[str, Any]:
     texts = {name: str(spec.get(name, "")) for name in ("model", "engine", "workload", "search_space")}
-    try:
-        sla = Sla.model_validate(spec.get("sla")).text
-    except ValidationError:  # a job of an earlier version
-        sla = ""
+    sla = _sla_text(json.dumps(spec.get("sla")))
     return {**texts, "sla": sla, "budget_trials": (spec.get("budget") or {}).get("trials", 0)}
+
+
+@lru_cache(maxsize=1000)
+def _sla_text(document: str) -> str:
+    try:
+        return Sla.model_validate_json(document).text
+    except ValidationError:  # a job of an earlier version
+        return ""

@@ -215,9 +215,21 @@ def _may_start(session: Session, tenant: str, claimant: Claimant) -> bool:
     return device_s_since(session, tenant, claimant.now - DEVICE_HOURS_WINDOW) < limits.device_hours * 3600
 
 
+def status_of(session: Session, job_id: str, tenant: str | None) -> JobStatus:
+    """A job's status, without reading its documents; one of another tenant is as in `detail`. Raises NotFound."""
+    found = session.execute(select(JobRow.tenant, JobRow.status).where(JobRow.id == job_id)).first()
+    if found is None or tenant not in (None, found.tenant):
+        raise NotFound(_no_job(job_id))
+    return JobStatus(found.status)
+
+
 def detail(session: Session, job_id: str, tenant: str | None, now: datetime) -> SubmittedJob:
     """A job as the queue sees it; one of another tenant is as if it did not exist. Raises NotFound."""
     row = session.get(JobRow, job_id)
     if row is None or tenant not in (None, row.tenant):
-        raise NotFound(f"no job has the id {job_id!r}")
+        raise NotFound(_no_job(job_id))
     return rows.submitted_record(row, now)
+
+
+def _no_job(job_id: str) -> str:
+    return f"no job has the id {job_id!r}"

@@ -226,9 +226,8 @@ class TrialRow(Tables):
     device_s: Mapped[float] = mapped_column(server_default="0")  # of all its launches, once it is finished
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None] = mapped_column(index=True)
-    points: Mapped[list[LoadPointRow]] = relationship(
-        order_by=LoadPointRow.position, cascade="all, delete-orphan", lazy="selectin"
-    )
+    # Not `selectin`: SQLite scans the whole table for a list of pairs (job, trial).
+    points: Mapped[list[LoadPointRow]] = relationship(order_by=LoadPointRow.position, cascade="all, delete-orphan")
 
 
 class WorkerRow(Tables):

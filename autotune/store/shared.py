@@ -64,6 +64,10 @@ class SharedStore(Store):
         """Say what a running job does now; fine when the lease was lost."""
         self._write(queue.report, lease, progress)
 
+    def status_of(self, job_id: str, *, tenant: str | None) -> JobStatus:
+        """A job's status alone. Raises NotFound, also for a job of another tenant."""
+        return self._read(queue.status_of, job_id, tenant)
+
     def submitted(self, job_id: str, *, tenant: str | None, now: datetime) -> SubmittedJob:
         """A job with its place in the queue. Raises NotFound."""
         return self._read(queue.detail, job_id, tenant, now)
@@ -121,6 +125,10 @@ class SharedStore(Store):
     def token(self, token_id: str) -> Token | None:
         """A token by its id, valid or not."""
         return self._read(access.token, token_id)
+
+    def has_tokens(self) -> bool:
+        """Whether there is a token, valid or not."""
+        return self._read(access.has_tokens)
 
     def tokens(self) -> tuple[Token, ...]:
         """Every token, oldest first."""

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from autotune.errors import NotFound, StoreError
 from autotune.results import LoadPoint, Trial, TrialResult
@@ -63,14 +64,28 @@ def finish(session: Session, lease: Lease, number: int, result: TrialResult, fin
 
 def of_job(session: Session, job_id: str) -> tuple[Trial, ...]:
     """The trials of a job by number."""
-    found = session.scalars(select(TrialRow).where(TrialRow.job_id == job_id).order_by(TrialRow.number))
-    return tuple(rows.trial_record(row) for row in found)
+    return _records(session, job_id, select(TrialRow).where(TrialRow.job_id == job_id))
 
 
 def page(session: Session, job_id: str, after: int, most: int) -> tuple[Trial, ...]:
     """At most `most` trials of a job with larger numbers, by number."""
     newer = select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.number > after)
-    return tuple(rows.trial_record(row) for row in session.scalars(newer.order_by(TrialRow.number).limit(most)))
+    return _records(session, job_id, newer.limit(most))
+
+
+def _records(session: Session, job_id: str, wanted: Select[TrialRow]) -> tuple[Trial, ...]:
+    """Trials of one job by number, with their load points: two queries in all."""
+    found = session.scalars(wanted.order_by(TrialRow.number)).all()
+    if not found:
+        return ()
+    points: dict[int, list[LoadPointRow]] = {row.number: [] for row in found}
+    of_these = LoadPointRow.trial.between(found[0].number, found[-1].number)
+    measured = select(LoadPointRow).where(LoadPointRow.job_id == job_id, of_these)
+    for point in session.scalars(measured.order_by(LoadPointRow.trial, LoadPointRow.position)):
+        points[point.trial].append(point)
+    for row in found:
+        set_committed_value(row, "points", points[row.number])
+    return tuple(rows.trial_record(row) for row in found)
 
 
 def one(session: Session, job_id: str, number: int) -> Trial | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,11 +54,13 @@ def mismatches(spec: JobSpec, workload: Workload) -> list[str]:
     ]
 
 
+@cache
 def bundled_space(name: str) -> SearchSpace:
     """A search space that ships with the product. Raises NotFound."""
     return load(_text(bundled_file(name, "search_spaces")), SearchSpace, source=name)
 
 
+@cache
 def bundled_workload(name: str) -> Workload:
     """A workload that ships with the product, with its data file. Raises NotFound."""
     place = bundled_file(name, "workloads")

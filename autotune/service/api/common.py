@@ -25,11 +25,20 @@ def shown_job(state: Service, principal: Viewer, job_id: JobId) -> SubmittedJob:
 ShownJob = Annotated[SubmittedJob, Depends(shown_job)]
 
 
-def shown_trial(state: Service, shown: ShownJob, number: TrialNumber) -> Trial:
+def seen_id(state: Service, principal: Viewer, job_id: JobId) -> str:
+    """The id in the address, of a job that the caller may see; its documents are not read. Raises NotFound."""
+    state.store.status_of(job_id, tenant=principal.scope)
+    return job_id
+
+
+SeenId = Annotated[str, Depends(seen_id)]
+
+
+def shown_trial(state: Service, job_id: SeenId, number: TrialNumber) -> Trial:
     """The trial of the address. Raises NotFound."""
-    trial = state.store.trial(shown.job.id, number)
+    trial = state.store.trial(job_id, number)
     if trial is None:
-        raise NotFound(f"job {shown.job.id!r} has no trial {number}")
+        raise NotFound(f"job {job_id!r} has no trial {number}")
     return trial
 
 

@@ -117,5 +117,5 @@ def resume_job(state: Service, principal: Submitter, job_id: JobId) -> JobRefere
 
 def reference(state: State, job_id: str, tenant: str | None) -> JobReference:
     """The job's id and status. Raises NotFound, also for a job of another tenant."""
-    job = state.store.submitted(job_id, tenant=tenant, now=state.now()).job
-    return JobReference(id=job.id, status=job.status, href=f"/v1/jobs/{job.id}")
+    status = state.store.status_of(job_id, tenant=tenant)
+    return JobReference(id=job_id, status=status, href=f"/v1/jobs/{job_id}")

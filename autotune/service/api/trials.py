@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from autotune.records import Record
 from autotune.results import LoadPoint, Trial
-from autotune.service.api.common import MOST_TRIALS, Service, ShownJob, ShownTrial
+from autotune.service.api.common import MOST_TRIALS, SeenId, Service, ShownTrial
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["trials"], responses={404: {}})
 
@@ -39,12 +39,12 @@ class LoadPoints(Record):
 @router.get("/trials")
 def list_trials(
     state: Service,
-    shown: ShownJob,
+    job_id: SeenId,
     after: Annotated[int, Query(ge=-1, le=MOST_TRIALS, description="Only trials of larger numbers.")] = -1,
     limit: Annotated[int, Query(ge=1, le=MOST_OF_A_PAGE)] = MOST_OF_A_PAGE,
 ) -> TrialPage:
     """The trials of a job by number, with their load points; those that still run have no result."""
-    trials = state.store.trials_after(shown.job.id, after, most=limit + 1)
+    trials = state.store.trials_after(job_id, after, most=limit + 1)
     more = len(trials) > limit
     return TrialPage(trials=trials[:limit], next_after=trials[limit - 1].number if more else None)
 
@@ -56,9 +56,9 @@ def show_trial(trial: ShownTrial) -> Trial:
 
 
 @router.get("/load-points")
-def list_load_points(state: Service, shown: ShownJob) -> LoadPoints:
+def list_load_points(state: Service, job_id: SeenId) -> LoadPoints:
     """Every load level that was measured in a job, with the verdict on it."""
-    found = state.store.load_points(shown.job.id)
+    found = state.store.load_points(job_id)
     return LoadPoints(load_points=tuple(_measured(trial, point) for trial, point in found))
 
 
