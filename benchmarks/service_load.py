@@ -2,8 +2,8 @@
 
 200 clients poll (each once a second: the list, a job, its trials, its front), 50 watch a job's events, and 20 jobs a
 second are submitted, on SQLite or the database of `--database`. Everything runs on this machine: one `autotune serve`
-without a worker, and the clients in this process. Prints latencies of each kind of request, and what must be zero:
-answers of 5xx, lost jobs, watchers that missed an event. Exits with 1 unless they are.
+without a worker but with a process for every core, and the clients in this process. Prints latencies of each kind of
+request, and what must be zero: answers of 5xx, lost jobs, watchers that missed an event. Exits with 1 unless they are.
 """
 
 import argparse
@@ -170,6 +170,7 @@ def service(home: Path, database: str | None) -> Iterator[str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("AUTOTUNE_")}
     environment = ours | {"AUTOTUNE_SETTINGS": str(home / "settings.yaml")}
     command = [sys.executable, "-m", "autotune", "serve", "--port", str(port), "--no-worker"]
+    command += ["--processes", str(len(os.sched_getaffinity(0)))]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as server:
         try:
             until_open(port)

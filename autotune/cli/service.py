@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 from pydantic import ValidationError
@@ -20,16 +22,42 @@ _PARENT_POLL_S = 1.0
 _TWICE_EXIT = 130
 
 
-def run_server(host: str, port: int, *, worker: bool) -> None:
+def run_server(host: str, port: int, *, worker: bool, processes: int) -> None:
     """Serve until interrupted."""
-    from autotune.service.server import serve
+    # uvicorn raises the signal once more when it has shut down: then the children still have to be ended.
+    signal.signal(signal.SIGTERM, _leave)
+    with _shared_counts() if processes > 1 else nullcontext():
+        from autotune.service.server import serve
 
-    def announce(address: str) -> None:
-        print(f"vllm-autotune: {address}  (Ctrl-C ends it)", flush=True)
+        serve(load_settings(), _announce, host=host, port=port, worker=worker, processes=processes)
 
-    # uvicorn raises the signal once more when it has shut down: then the worker still has to be ended.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(load_settings(), announce, host=host, port=port, worker=worker)
+
+def run_sibling(host: str, descriptor: int, parent: int) -> None:
+    """Serve on a socket that another server has opened, for as long as that runs."""
+    from autotune.service.server import serve_beside
+
+    signal.signal(signal.SIGTERM, _leave)
+    stop = threading.Event()
+    threading.Thread(
+        target=_watch, args=(parent, stop, lambda: os.kill(os.getpid(), signal.SIGTERM)), daemon=True
+    ).start()
+    serve_beside(load_settings(), descriptor, host=host)
+
+
+@contextmanager
+def _shared_counts() -> Iterator[None]:
+    """A folder in which the servers of one socket count together."""
+    with tempfile.TemporaryDirectory(prefix="autotune-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by prometheus_client when it is imported
+        yield
+
+
+def _announce(address: str) -> None:
+    print(f"vllm-autotune: {address}  (Ctrl-C ends it)", flush=True)
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(0)
 
 
 def run_worker(*, once: bool, parent: int | None) -> None:
@@ -40,7 +68,7 @@ def run_worker(*, once: bool, parent: int | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stopper(stop))
     if parent is not None:
-        threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
+        threading.Thread(target=_watch, args=(parent, stop, stop.set), daemon=True).start()
     with SharedStore.open(settings.database) as store:
         Worker(store, settings, stop).run(once=once)
 
@@ -54,12 +82,12 @@ def _stopper(stop: threading.Event) -> Callable[..., None]:
     return asked
 
 
-def _watch(parent: int, stop: threading.Event) -> None:
-    """Stop with the process that started this one, however that ended."""
+def _watch(parent: int, stopped: threading.Event, end: Callable[[], None]) -> None:
+    """End with the process that started this one, however that ended."""
     while os.getppid() == parent:
-        if stop.wait(_PARENT_POLL_S):
+        if stopped.wait(_PARENT_POLL_S):
             return
-    stop.set()
+    end()
 
 
 def create_token(tenant: str, role_name: str, name: str, days: float | None) -> None:

@@ -1,35 +1,27 @@
-"""`autotune serve`: the application on a socket, and a worker as its child."""
+"""`autotune serve`: the application on a socket, with a worker and more servers of that socket as its children."""
 
 import gc
 import ipaddress
-import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import uvicorn
 from anyio import to_thread
 
 from autotune.errors import EnvironmentProblem
 from autotune.service.app import create_app
+from autotune.service.children import Child, kept
 from autotune.service.hub import Hub
 from autotune.service.state import State
 from autotune.settings import Settings
 from autotune.store import SharedStore
-from autotune.telemetry import get_logger
 
-log = get_logger()
-
-WORKER_GRACE_S = 90.0  # for the worker to end its engines
 RETRY_S = 3.0  # a request waits for a database that is away, and then hears of it
 THREADS = 8  # that answer requests
 GARBAGE = 20_000  # objects more than were freed, before the collector looks at them
 SHUTDOWN_S = 10  # for requests that are being answered
-RESTART_S = 5.0  # before a worker that died is started again
+
+_WORKER = Child(("worker",), grace_s=90.0)  # to end its engines
 
 
 def is_loopback(host: str) -> bool:
@@ -42,8 +34,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def serve(settings: Settings, announce: Callable[[str], None], *, host: str, port: int, worker: bool) -> None:
-    """Listen until interrupted; `announce` is told the address.
+def serve(
+    settings: Settings, announce: Callable[[str], None], *, host: str, port: int, worker: bool, processes: int = 1
+) -> None:
+    """Listen until interrupted, with so many processes; `announce` is told the address.
 
     Raises EnvironmentProblem where it may not or cannot listen.
     """
@@ -54,14 +48,30 @@ def serve(settings: Settings, announce: Callable[[str], None], *, host: str, por
                 "autotune token create --tenant NAME --role admin"
             )
         listening = _listen(host, port)
-        app = create_app(settings, store, host=host)
-        state: State = app.state.autotune
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S
-        )
         announce(f"http://{_shown(host)}:{listening.getsockname()[1]}/")
-        with _worker() if worker else _nothing():
-            _Server(config, state.hub).run(sockets=[listening])
+        beside = [_sibling(listening, host)] * (processes - 1)
+        with kept([_WORKER, *beside] if worker else beside):
+            _answer(settings, store, listening, host)
+
+
+def serve_beside(settings: Settings, descriptor: int, *, host: str) -> None:
+    """Answer on the socket of the server that started this process, until it is interrupted."""
+    with SharedStore.open(settings.database, retry_s=RETRY_S) as store, socket.socket(fileno=descriptor) as listening:
+        _answer(settings, store, listening, host)
+
+
+def _answer(settings: Settings, store: SharedStore, listening: socket.socket, host: str) -> None:
+    app = create_app(settings, store, host=host)
+    state: State = app.state.autotune
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S
+    )
+    _Server(config, state.hub).run(sockets=[listening])
+
+
+def _sibling(listening: socket.socket, host: str) -> Child:
+    words = ("serve", "--host", host, "--descriptor", str(listening.fileno()))
+    return Child(words, grace_s=SHUTDOWN_S + 5, files=(listening.fileno(),))
 
 
 class _Server(uvicorn.Server):
@@ -97,43 +107,3 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _worker() -> Iterator[None]:
-    """A worker that is started again when it dies, and that is asked to hand over at the end."""
-    over = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(over,))
-    keeper.start()
-    try:
-        yield
-    finally:
-        over.set()
-        keeper.join()
-
-
-def _keep(over: threading.Event) -> None:
-    while not over.is_set():
-        # It watches its parent, so that it hands over when this process is killed.
-        command = [sys.executable, "-m", "autotune", "worker", "--parent", str(os.getpid())]
-        with subprocess.Popen(command, start_new_session=True) as child:
-            while child.poll() is None and not over.wait(0.2):
-                pass
-            if child.poll() is None:
-                _end(child)
-                return
-        log.warning("worker_died", exit_code=child.returncode)
-        over.wait(RESTART_S)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    child.send_signal(signal.SIGTERM)
-    try:
-        child.wait(WORKER_GRACE_S)
-    except subprocess.TimeoutExpired:
-        child.kill()

@@ -27,11 +27,19 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need tokens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.", min=0, max=65535)] = 8000,
     worker: Annotated[bool, typer.Option(help="Start a worker too.")] = True,
+    processes: Annotated[
+        int, typer.Option(help="Processes that answer; more for hundreds of clients.", min=1, max=64)
+    ] = 1,
+    descriptor: Annotated[int | None, typer.Option(hidden=True, help="A socket that is open already.")] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
 ) -> None:
     """Serve tuning to a team: API, pages and Optuna dashboard, with a queue of jobs."""
-    from autotune.cli.service import run_server
+    from autotune.cli.service import run_server, run_sibling
 
-    run_server(host, port, worker=worker)
+    if descriptor is not None and parent is not None:
+        run_sibling(host, descriptor, parent)
+    else:
+        run_server(host, port, worker=worker, processes=processes)
 
 
 @command()

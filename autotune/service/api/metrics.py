@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: jobs, trials, queue and workers from the database, requests from this process."""
+"""`/metrics` for Prometheus: jobs, trials, queue and workers from the database, requests from the servers."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -31,7 +31,7 @@ def show_metrics(state: Service, principal: Viewer) -> Response:
     registry.register(Jobs(state, principal, state.now()))
     text = generate_latest(registry)
     if principal.scope is None:
-        text += generate_latest(state.meter.registry)
+        text += state.meter.text()
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
