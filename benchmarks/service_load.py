@@ -30,6 +30,7 @@ import yaml
 POLLERS, WATCHERS, SUBMISSIONS_PER_S = 200, 50, 20
 POLL_EVERY_S = 1.0
 START_S = 60.0
+SETTLE_S = 10.0  # else the first process has all the clients before the others are there
 ANSWER_S = 60.0
 JOB = {
     "version": 1,
@@ -174,6 +175,7 @@ def service(home: Path, database: str | None) -> Iterator[str]:
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as server:
         try:
             until_open(port)
+            time.sleep(SETTLE_S)
             yield f"http://127.0.0.1:{port}"
         finally:
             server.send_signal(signal.SIGTERM)

@@ -12,7 +12,7 @@ from autotune.service.api import artifacts, catalog, events, health, jobs, metri
 from autotune.service.gate import Gate
 from autotune.service.hub import Hub
 from autotune.service.meter import Meter, Metered
-from autotune.service.state import State
+from autotune.service.state import Openness, State
 from autotune.service.studies import Studies
 from autotune.settings import Settings
 from autotune.store import SharedStore
@@ -47,7 +47,7 @@ def create_app(
     app.mount("/assets", StaticFiles(packages=[("autotune.service", "static")]))
     hosts = LOOPBACK_NAMES | {host} | frozenset(settings.service.allowed_hosts)
     meter = Meter()
-    app.state.autotune = State(store, settings, now, hosts, Hub(store), meter)
+    app.state.autotune = State(store, settings, now, hosts, Hub(store), meter, Openness(store, now))
     app.add_middleware(Studies, url=settings.database, artifacts=settings.artifacts)
     app.add_middleware(Gate, settings=settings.service, hosts=hosts)
     app.add_middleware(Metered, meter=meter)  # outside of the gate: what it refuses is counted too

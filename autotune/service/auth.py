@@ -47,7 +47,7 @@ def _note_use(state: State, token: Token) -> None:
 
 def has_tokens(state: State) -> bool:
     """Whether anybody has to show a token. Without any the service listens on loopback only, for its one user."""
-    return state.store.has_tokens()
+    return state.openness.has_tokens()
 
 
 def session_principal(state: State, key: str) -> Principal | None:

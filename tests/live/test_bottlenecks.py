@@ -1,5 +1,7 @@
 """The real vLLM with configurations made to be held back in one way each: the reading names it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from autotune.platforms import cpu
 from autotune.results import LoadPoint, Measured
 from autotune.trial import Control, Grant, TrialRequest, run_trial
 from autotune.tuner.context import JobContext
-from autotune.workload import Workload, given_levels
+from autotune.workload import Workload, given_levels, with_data_file
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
 
@@ -96,3 +98,20 @@ def test_few_blocks_are_kv_bound(context: JobContext):
 def test_long_prompts_in_short_steps_are_bound_by_the_prefill_budget(context: JobContext):
     load = workload(context, (12,), tokens_in=480, tokens_out=4, requests=48)
     assert kinds(measured(context, 13, {"max_num_batched_tokens": 64}, load)) == ["prefill_budget"]
+
+
+def test_bursts_queue_for_places_that_are_free_most_of_the_time(context: JobContext, tmp_path: Path):
+    """Twelve requests at once for four places, every ten seconds: on the average next to nobody waits."""
+    rows = [
+        {"timestamp_s": 10 * burst + number / 1000, "input_tokens": 32, "output_tokens": 48}
+        for burst in range(4)
+        for number in range(12)
+    ]
+    (tmp_path / "bursts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    document = workload(context, (1,), tokens_in=32, tokens_out=48, requests=len(rows)).model_dump(mode="json") | {
+        "dataset": {"kind": "trace", "path": "bursts.jsonl", "max_input_tokens": 64, "max_output_tokens": 64},
+        "arrival": {"kind": "replay"},
+    }
+    load = with_data_file(Workload.model_validate(document), tmp_path)
+    outcome = measured(context, 14, {"max_num_seqs": 4}, load)
+    assert kinds(outcome) == ["queueing"], outcome.points[0].engine

@@ -125,6 +125,7 @@ def test_without_tokens_there_is_one_local_user_and_with_the_first_one_nobody_is
     client = service.client()
     assert client.get("/v1/jobs").status_code == 200
     service.token("red")
+    service.later(seconds=1)
     answer = client.get("/v1/jobs")
     problem(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"

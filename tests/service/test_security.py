@@ -70,6 +70,7 @@ def test_another_address_than_loopback_is_refused_while_there_are_no_tokens(tmp_
 def test_without_a_token_nobody_gets_in_once_there_is_one(service: Any):
     assert service.client().get("/v1/jobs").status_code == 200
     service.token("red")
+    service.later(seconds=1)
     answer = service.client().get("/v1/jobs")
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
 
