@@ -101,14 +101,14 @@ def test_long_prompts_in_short_steps_are_bound_by_the_prefill_budget(context: Jo
 
 
 def test_bursts_queue_for_places_that_are_free_most_of_the_time(context: JobContext, tmp_path: Path):
-    """Twelve requests at once for four places, every ten seconds: on the average next to nobody waits."""
+    """Eight requests at once for four places, every ten seconds: on the average next to nobody waits."""
     rows = [
-        {"timestamp_s": 10 * burst + number / 1000, "input_tokens": 32, "output_tokens": 48}
+        {"timestamp_s": 10 * burst + number / 1000, "input_tokens": 32, "output_tokens": 24}
         for burst in range(4)
-        for number in range(12)
+        for number in range(8)
     ]
     (tmp_path / "bursts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    document = workload(context, (1,), tokens_in=32, tokens_out=48, requests=len(rows)).model_dump(mode="json") | {
+    document = workload(context, (1,), tokens_in=32, tokens_out=24, requests=len(rows)).model_dump(mode="json") | {
         "dataset": {"kind": "trace", "path": "bursts.jsonl", "max_input_tokens": 64, "max_output_tokens": 64},
         "arrival": {"kind": "replay"},
     }
