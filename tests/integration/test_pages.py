@@ -4,6 +4,7 @@ import html
 import re
 import runpy
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from autotune.results import JobStatus, LoadPoint, Trial
 from autotune.service.app import create_app
 from autotune.service.auth import COOKIE
 from autotune.service.pages.visit import local_address
+from autotune.service.state import OPEN
 from autotune.settings import DATABASE_NAME, Settings
 from autotune.store import SharedStore
 from autotune.submission import JobProgress, WorkerSign
@@ -537,6 +539,7 @@ def test_a_viewer_sees_no_form_and_may_send_none(open_browser: Open, store: Shar
 def test_a_local_session_is_worth_nothing_once_there_are_tokens(browser: TestClient, store: SharedStore):
     assert browser.get("/", follow_redirects=False).status_code == 200
     site["token_of"](store, "red", Role.ADMIN)
+    time.sleep(OPEN.total_seconds())
     assert browser.get("/", follow_redirects=False).status_code == 303
 
 
