@@ -4,8 +4,8 @@ import html
 import re
 import runpy
 import shutil
-import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from fastapi.testclient import TestClient
 
 from autotune.access import Role, secret_hash
 from autotune.results import JobStatus, LoadPoint, Trial
+from autotune.service import state
 from autotune.service.app import create_app
 from autotune.service.auth import COOKIE
 from autotune.service.pages.visit import local_address
-from autotune.service.state import OPEN
 from autotune.settings import DATABASE_NAME, Settings
 from autotune.store import SharedStore
 from autotune.submission import JobProgress, WorkerSign
@@ -536,10 +536,12 @@ def test_a_viewer_sees_no_form_and_may_send_none(open_browser: Open, store: Shar
     assert store.job(job).status is JobStatus.QUEUED
 
 
-def test_a_local_session_is_worth_nothing_once_there_are_tokens(browser: TestClient, store: SharedStore):
+def test_a_local_session_is_worth_nothing_once_there_are_tokens(
+    browser: TestClient, store: SharedStore, monkeypatch: pytest.MonkeyPatch
+):
     assert browser.get("/", follow_redirects=False).status_code == 200
     site["token_of"](store, "red", Role.ADMIN)
-    time.sleep(OPEN.total_seconds())
+    monkeypatch.setattr(state, "OPEN", timedelta(0))  # as if the second had gone by
     assert browser.get("/", follow_redirects=False).status_code == 303
 
 
