@@ -6,6 +6,7 @@ from autotune.errors import Conflict, NotFound
 from autotune.export import ExportSource
 from autotune.report.rows import baseline_point, baseline_trial
 from autotune.results import (
+    ENDED,
     Attribution,
     Comparison,
     Confirmation,
@@ -23,6 +24,11 @@ from autotune.spec import JobSpec
 from autotune.workload import document_digest
 
 RECOMMENDED = "recommended"
+
+
+def as_it_stands(job: Job) -> Job:
+    """A job that was resumed has the result of its last run: what that said may hold no more."""
+    return job if job.status in ENDED else job.model_copy(update={"result": None})
 
 
 def result_of(job: Job) -> JobResult:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from autotune.access import LOCAL_TENANT, TenantName
 from autotune.records import Record
@@ -98,7 +98,7 @@ class JobFilter(Record):
 class Cursor(Record):
     """The last line of a page: the next page begins after it. Newest first, then by id."""
 
-    created_at: datetime
+    created_at: AwareDatetime
     id: str
 
 

@@ -92,8 +92,8 @@ def _workload(state: State, asked: SubmitRequest) -> Workload:
     if not isinstance(dataset, ShareGpt | Trace):
         return asked.workload
     roots = [root.resolve() for root in state.settings.data_roots]
-    place = dataset.path.expanduser()
-    if not place.is_absolute() or not any(place.resolve().is_relative_to(root) for root in roots):
+    place = dataset.path  # `~` would be the server's own home
+    if not place.is_absolute() or "\0" in str(place) or not any(place.resolve().is_relative_to(root) for root in roots):
         allowed = ", ".join(map(str, roots)) or "no folder (the operator sets data_roots)"
         raise InputError(
             f"dataset.path: {dataset.path} is not the absolute path of a file below what this server allows: {allowed}"

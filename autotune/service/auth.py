@@ -19,6 +19,8 @@ CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf_token"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+PROVEN = "autotune.proven"  # in a request's scope: the hash of its token, once that was found to be good
+
 LOCAL_USER = Principal(tenant=LOCAL_TENANT, role=Role.ADMIN, name="local")
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 _BEARER = HTTPBearer(  # for the API's description; `authenticate` reads the header itself
@@ -97,7 +99,9 @@ def authenticate(request: Request) -> Principal:
         scheme, _, text = header.partition(" ")
         if scheme.lower() != "bearer":
             raise Refused(401, "Not authenticated", "use the header `Authorization: Bearer TOKEN`", _CHALLENGE)
-        return bearer(state, text.strip())
+        bearer_of = bearer(state, text.strip())
+        request.scope.get(PROVEN, []).append(secret_hash(text.strip()))
+        return bearer_of
     key = request.cookies.get(COOKIE)
     principal = session_principal(state, key) if key else None
     if key and principal is not None:

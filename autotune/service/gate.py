@@ -6,14 +6,14 @@ An ASGI middleware, so that pages, API and dashboard stand behind the same gate.
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from autotune.access import split_token
-from autotune.service.auth import SAFE_METHODS
+from autotune.access import secret_hash, split_token
+from autotune.service.auth import PROVEN, SAFE_METHODS
 from autotune.service.problems import Problem, answer
 from autotune.settings import ServiceSettings
 from autotune.telemetry import get_logger
@@ -60,6 +60,7 @@ class Gate:
     def __init__(self, app: ASGIApp, *, settings: ServiceSettings, hosts: frozenset[str]) -> None:
         self._app, self._settings, self._hosts = app, settings, hosts
         self._rates = Rates(settings.rate_per_s, settings.rate_burst)
+        self._proven: OrderedDict[str, None] = OrderedDict()  # hashes of tokens that were good when they were used last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer with what is wrong about it."""
@@ -72,6 +73,7 @@ class Gate:
         if problem is not None:
             await answer(problem, extra)(scope, receive, answering)
             return
+        proven = scope[PROVEN] = []
         try:
             await self._app(scope, self._bounded(receive), answering)
         except Exception:  # the last handler: whatever one request does, its client hears of it
@@ -79,6 +81,8 @@ class Gate:
             if answering.has_begun:
                 raise
             await answer(_CRASHED)(scope, receive, answering)
+        finally:
+            self._remember(_token(headers), is_good=bool(proven))
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[Problem | None, dict[str, str]]:
         host = _name(headers.get("host", ""))
@@ -91,14 +95,29 @@ class Gate:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._settings.max_request_bytes:
             return self._too_large, {}
-        wait_s = self._rates.wait_s(_client(scope, headers))
+        wait_s = self._rates.wait_s(self._client(scope, headers))
         if wait_s > 0:
             detail = f"more than {self._settings.rate_per_s:g} requests per second; wait {wait_s:.1f} s"
             return Problem(title="Too many requests", status=429, detail=detail), {"Retry-After": str(int(wait_s) + 1)}
         return None, {}
 
     def _is_ours(self, origin: str, headers: Headers) -> bool:
-        return urlsplit(origin).netloc == headers.get("host")
+        return _split(origin).netloc == headers.get("host")
+
+    def _client(self, scope: Scope, headers: Headers) -> str:
+        """Who is counted together: the bearer of a token that is known to be good, else an address."""
+        token = _token(headers)
+        return f"token:{token}" if token in self._proven else f"address:{(scope.get('client') or ('', 0))[0]}"
+
+    def _remember(self, token: str | None, *, is_good: bool) -> None:
+        """A token that is no longer good, or that nobody has looked at, is none to the next request."""
+        if token is None:
+            return
+        self._proven.pop(token, None)
+        if is_good:
+            self._proven[token] = None
+            if len(self._proven) > MOST_CLIENTS:
+                self._proven.popitem(last=False)
 
     @property
     def _too_large(self) -> Problem:
@@ -120,15 +139,22 @@ class Gate:
         return bounded
 
 
-def _client(scope: Scope, headers: Headers) -> str:
-    """Who is counted together: the bearer of a token, else an address."""
-    parts = split_token(headers.get("authorization", "").partition(" ")[2].strip())
-    return f"token:{parts[0]}" if parts else f"address:{(scope.get('client') or ('', 0))[0]}"
+def _token(headers: Headers) -> str | None:
+    """The hash of the token that a request carries, good or not."""
+    text = headers.get("authorization", "").partition(" ")[2].strip()
+    return secret_hash(text) if split_token(text) else None
 
 
 def _name(host: str) -> str:
-    """`[::1]:8000` -> `::1`."""
-    return (urlsplit(f"//{host}").hostname or "") if host else ""
+    """`[::1]:8000` -> `::1`; empty for what is no host."""
+    return (_split(f"//{host}").hostname or "") if host else ""
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:  # such as a bracket that is never closed
+        return urlsplit("")
 
 
 class _Hardened:

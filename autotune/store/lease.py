@@ -31,7 +31,8 @@ def never(_owner: str) -> bool:
 
 def locked(session: Session, job_id: str) -> JobRow:
     """A job's row that nobody else can change or lock before this transaction ends. Raises NotFound."""
-    row = session.get(JobRow, job_id, with_for_update=True)
+    # Afresh: what this transaction has read of it before the lock may hold no more.
+    row = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
     if row is None:
         raise NotFound(f"no job has the id {job_id!r}")
     return row

@@ -18,6 +18,7 @@ from autotune.submission import JobProgress, Submission, SubmittedJob
 
 DEVICE_HOURS_WINDOW = timedelta(days=30)
 _QUEUE_LOCK = 0x71756575  # "queu": of PostgreSQL, so that two workers do not count the same running jobs
+_TRIED = 10  # waiting jobs of a tenant, each of which may be gone before it is locked
 _OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 
 
@@ -52,14 +53,7 @@ def submit(session: Session, job: Job, submission: Submission, limits: TenantLim
                     "use a new key for a new job"
                 )
             return known.id, False
-    waiting = session.scalar(
-        select(func.count()).where(JobRow.tenant == submission.tenant, JobRow.status == JobStatus.QUEUED.value)
-    )
-    if (waiting or 0) >= limits.queued_jobs:
-        raise LimitReached(
-            f"tenant {submission.tenant!r} has {waiting} jobs in the queue already, its limit is {limits.queued_jobs}; "
-            "wait until some have run, or cancel some"
-        )
+    _check_room(session, submission.tenant, limits)
     row = rows.job_row(job)
     rows.set_submission(row, submission)
     session.add(row)
@@ -68,13 +62,29 @@ def submit(session: Session, job: Job, submission: Submission, limits: TenantLim
     return row.id, True
 
 
-def requeue(session: Session, job_id: str, now: datetime) -> None:
-    """Put a job that failed or was cancelled into the queue again; its measured trials are kept. Raises InputError."""
+def _check_room(session: Session, tenant: str, limits: TenantLimits) -> None:
+    waiting = session.scalar(
+        select(func.count()).where(JobRow.tenant == tenant, JobRow.status == JobStatus.QUEUED.value)
+    )
+    if (waiting or 0) >= limits.queued_jobs:
+        raise LimitReached(
+            f"tenant {tenant!r} has {waiting} jobs in the queue already, its limit is {limits.queued_jobs}; "
+            "wait until some have run, or cancel some"
+        )
+
+
+def requeue(session: Session, job_id: str, now: datetime, limits: Callable[[str], TenantLimits]) -> None:
+    """Put a job that failed or was cancelled into the queue again; its measured trials are kept.
+
+    Raises Conflict for others, LimitReached when the tenant has too many waiting.
+    """
+    _serialize(session)
     row = locked(session, job_id)
     if row.status == JobStatus.QUEUED.value:
         return  # done before, and the answer was lost
     if row.status not in (JobStatus.FAILED.value, JobStatus.CANCELLED.value) or holder_of(row, now) is not None:
         raise Conflict(f"job {job_id!r} is {row.status}; only a failed or cancelled job can be resumed")
+    _check_room(session, row.tenant, limits(row.tenant))
     row.finished_at, row.cancel_requested, row.queued_at = None, False, now
     rows.set_status(row, JobStatus.QUEUED, "")
     events.note(session, row.id, "job_queued", {"resumed": True})
@@ -146,11 +156,17 @@ def _serialize(session: Session) -> None:
 def _lost(session: Session, claimant: Claimant) -> JobRow | None:
     """The oldest running job of the queue that nobody has any more."""
     running = select(JobRow).where(JobRow.status == JobStatus.RUNNING.value, JobRow.queued_at.is_not(None))
-    for row in session.scalars(running.order_by(JobRow.queued_at, JobRow.id)):
-        holder = holder_of(row, claimant.now)
-        if holder is None or claimant.gone(holder):
-            return locked(session, row.id)
+    for row in session.scalars(running.order_by(JobRow.queued_at, JobRow.id)).all():
+        if _is_free(row, claimant):
+            ours = locked(session, row.id)  # its worker may have renewed the lease, or ended the job, meanwhile
+            if ours.status == JobStatus.RUNNING.value and _is_free(ours, claimant):
+                return ours
     return None
+
+
+def _is_free(row: JobRow, claimant: Claimant) -> bool:
+    holder = holder_of(row, claimant.now)
+    return holder is None or claimant.gone(holder)
 
 
 def _waiting(session: Session, claimant: Claimant) -> JobRow | None:
@@ -162,9 +178,10 @@ def _waiting(session: Session, claimant: Claimant) -> JobRow | None:
             # A job that was explained while it waited, or that its own command has resumed, has a holder.
             unowned = waiting.where(or_(JobRow.lease_token.is_(None), JobRow.lease_expires_at <= claimant.now))
             order = (JobRow.priority.desc(), JobRow.queued_at, JobRow.id)
-            found = session.scalars(unowned.order_by(*order).limit(1)).first()
-            if found is not None:
-                return locked(session, found)
+            for found in session.scalars(unowned.order_by(*order).limit(_TRIED)).all():
+                row = locked(session, found)  # it may have been cancelled or claimed meanwhile
+                if row.status == JobStatus.QUEUED.value and holder_of(row, claimant.now) is None:
+                    return row
     return None
 
 

@@ -33,9 +33,9 @@ class SharedStore(Store):
         """
         return self._write(queue.submit, job, submission, limits)
 
-    def requeue(self, job_id: str, *, now: datetime) -> None:
-        """Let a worker go on with a failed or cancelled job. Raises Conflict for others, and NotFound."""
-        self._write(queue.requeue, job_id, now)
+    def requeue(self, job_id: str, *, now: datetime, limits: Callable[[str], TenantLimits]) -> None:
+        """Let a worker go on with a failed or cancelled job. Raises Conflict for others, NotFound, LimitReached."""
+        self._write(queue.requeue, job_id, now, limits)
 
     def cancel(self, job_id: str, *, now: datetime) -> JobStatus:
         """Cancel a waiting job at once, ask the worker of a running one; the status after that.

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from autotune import __version__
 from autotune.errors import AutotuneError, StoreError
-from autotune.results import Job
+from autotune.results import ENDED, Job, JobStatus
 from autotune.settings import Settings
 from autotune.store import Lease, SharedStore
 from autotune.submission import SubmittedJob, WorkerSign
@@ -83,8 +83,10 @@ class Worker:
         log.info("job_claimed", job=self._job)
         try:
             self._run(submitted, Duty(submitted.job, lease))
-        except Exception:  # the worker's boundary: whatever one job does, the next one is run
+        except Exception as exc:  # the worker's boundary: whatever one job does, the next one is run
             log.exception("job_run_failed", job=self._job)
+            message = f"{type(exc).__name__}: {exc}"
+            self._quietly(lambda: self._give_up(lease, message))
             self._stop.wait(TROUBLE_PAUSE_S)
         finally:
             self._job, self._preparing = None, None
@@ -105,6 +107,7 @@ class Worker:
             log.info("job_cancelled", job=duty.job.id)
         except StoreError as exc:  # lost to another worker, or the database is away: somebody goes on with it later
             log.warning("job_lost", job=duty.job.id, problem=str(exc))
+            self._stop.wait(TROUBLE_PAUSE_S)
         except AutotuneError as exc:
             log.warning("job_failed", job=duty.job.id, problem=str(exc))
             self._fail(duty, str(exc))
@@ -129,6 +132,11 @@ class Worker:
         stored = self._store.submitted(duty.job.id, tenant=None, now=utc_now())
         if stored.owner == self._owner:
             fail_job(stored.job, self._books(duty), message)
+
+    def _give_up(self, lease: Lease, message: str) -> None:
+        """End a job as failed that every worker would stumble over, without reading its documents once more."""
+        if self._store.status_of(lease.job_id, tenant=None) not in ENDED:
+            self._store.finish_job(lease, JobStatus.FAILED, None, finished_at=utc_now(), message=message)
 
     def _books(self, duty: Duty) -> Books:
         return Books(self._store, duty.lease, open_study(duty.job, self._settings))

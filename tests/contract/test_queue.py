@@ -1,12 +1,14 @@
 """What every database behind the queue keeps: one class per thing, run over SQLite and PostgreSQL."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 
 import pytest
+import sqlalchemy
 
 from autotune.access import Role, TenantLimits, Token, WebSession, new_token, secret_hash, split_token
 from autotune.engine_config import EngineConfig
@@ -122,6 +124,22 @@ def claimed(store: SharedStore, worker: str = "worker 1", minutes: float = 0, **
 
 def finish(store: SharedStore, lease: Lease, status: JobStatus = JobStatus.SUCCEEDED) -> None:
     store.finish_job(lease, status, None, finished_at=NOON)
+
+
+@contextlib.contextmanager
+def before_lock(store: SharedStore, happen: Callable[[], object]) -> Iterator[None]:
+    """Something happens before this store locks its next row."""
+
+    happened: list[object] = []
+
+    def look(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "FOR UPDATE" in statement and not happened:
+            happened.append(True)
+            happen()
+
+    sqlalchemy.event.listen(store._engine, "before_cursor_execute", look)
+    yield
+    assert happened
 
 
 class TestSubmitting:
@@ -320,10 +338,18 @@ class TestCancelAndResume:
     def test_a_cancelled_job_goes_back_into_the_queue(self, store: SharedStore) -> None:
         submit(store, "aa")
         store.cancel("aa", now=NOON)
-        store.requeue("aa", now=at(1))
+        store.requeue("aa", now=at(1), limits=lambda _: ROOMY)
         found = store.claim_next("worker 1", now=at(2), limits=lambda _tenant: ROOMY)
         assert found is not None
         assert (found[0].job.id, found[0].cancel_requested, found[0].job.finished_at) == ("aa", False, None)
+
+    def test_a_resumed_job_counts_as_one_that_waits(self, store: SharedStore) -> None:
+        submit(store, "aa")
+        store.cancel("aa", now=NOON)
+        submit(store, "bb")
+        with pytest.raises(LimitReached, match="has 1 jobs in the queue"):
+            store.requeue("aa", now=at(1), limits=lambda _: TenantLimits(queued_jobs=1))
+        assert store.job("aa").status is JobStatus.CANCELLED
 
     def test_a_job_that_succeeded_cannot_be_resumed(self, store: SharedStore) -> None:
         submit(store, "aa")
@@ -331,12 +357,42 @@ class TestCancelAndResume:
         assert found is not None
         finish(store, found[1])
         with pytest.raises(Conflict, match="only a failed or cancelled job can be resumed"):
-            store.requeue("aa", now=NOON)
+            store.requeue("aa", now=NOON, limits=lambda _: ROOMY)
 
     def test_an_unknown_job_is_not_found(self, store: SharedStore) -> None:
-        for act in (store.cancel, store.requeue):
-            with pytest.raises(NotFound):
-                act("nope", now=NOON)
+        with pytest.raises(NotFound):
+            store.cancel("nope", now=NOON)
+        with pytest.raises(NotFound):
+            store.requeue("nope", now=NOON, limits=lambda _: ROOMY)
+
+
+class TestBetweenLookAndLock:
+    """What PostgreSQL lets happen after a worker has chosen a job and before it has it; SQLite has one writer."""
+
+    def test_a_job_that_is_cancelled_then_is_not_run(self, postgresql_url: str) -> None:
+        with SharedStore.open(postgresql_url) as store, SharedStore.open(postgresql_url) as other:
+            submit(store, "aa")
+            submit(store, "bb", minutes=1)
+            with before_lock(store, lambda: other.cancel("aa", now=NOON)):
+                assert claimed(store) == "bb"
+            assert store.job("aa").status is JobStatus.CANCELLED
+
+    def test_a_lease_that_is_renewed_then_is_not_lost(self, postgresql_url: str) -> None:
+        with SharedStore.open(postgresql_url) as store, SharedStore.open(postgresql_url) as other:
+            submit(store, "aa")
+            found = claim(store, "worker 1")
+            assert found is not None
+            with before_lock(store, lambda: other.extend(found[1], now=at(10))):
+                assert claimed(store, "worker 2", minutes=10) is None
+
+    def test_a_job_that_ends_then_is_not_opened_again(self, postgresql_url: str) -> None:
+        with SharedStore.open(postgresql_url) as store, SharedStore.open(postgresql_url) as other:
+            submit(store, "aa")
+            found = claim(store, "worker 1")
+            assert found is not None
+            with before_lock(store, lambda: finish(other, found[1])):
+                assert claimed(store, "worker 2", minutes=10) is None
+            assert store.job("aa").status is JobStatus.SUCCEEDED
 
 
 class TestLists:

@@ -25,6 +25,7 @@ import optuna
 import psutil
 import yaml
 
+from autotune.access import TenantLimits
 from autotune.engines.locks import DeviceLocks
 from autotune.results import Job, JobStatus, Trial
 from autotune.search_space import SearchSpace
@@ -272,8 +273,10 @@ def held_by(place: Place, pid: int) -> str | None:
 
 
 def is_idle(place: Place, pid: int) -> bool:
-    """Whether a worker has said that it has no job."""
-    return any(sign.owner.startswith(f"process {pid} on ") and sign.job is None for sign in place.store.workers())
+    """Whether a worker has said that it has no job since the last one ended."""
+    ended_at = max(row.finished_at for row in jobs(place) if row.finished_at is not None)
+    signs = (sign for sign in place.store.workers() if sign.owner.startswith(f"process {pid} on "))
+    return any(sign.job is None and sign.seen_at > ended_at for sign in signs)
 
 
 def waited(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
@@ -331,7 +334,7 @@ def _command(place: Place, overrides: Sequence[str], story: Story, *, queued: bo
         return ["run", JOB_FILE, *overrides] if story.job_id is None else ["resume", story.job_id]
     assert story.job_id is not None
     if job(place, story.job_id).status in (JobStatus.FAILED, JobStatus.CANCELLED):
-        place.store.requeue(story.job_id, now=utc_now())
+        place.store.requeue(story.job_id, now=utc_now(), limits=lambda _: TenantLimits())
     return ["worker", "--once"]
 
 

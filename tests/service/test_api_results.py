@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from autotune.export import FORMATS
-from autotune.results import ParetoFront, Trial
+from autotune.results import JobStatus, ParetoFront, Trial
 
-from .conftest import MakePoint, MakeTrial, Service
+from .conftest import LIMITS, MakePoint, MakeTrial, Service
 
 
 def test_the_front_of_an_ended_job_is_final(service: Service, finished: str):
@@ -17,6 +17,21 @@ def test_the_front_of_an_ended_job_is_final(service: Service, finished: str):
     front = ParetoFront.model_validate(shown["front"])
     assert [(p.trial, p.output_throughput_per_device) for p in front.points] == [(0, 500.0), (1, 700.0)]
     assert shown["is_final"]
+
+
+@pytest.mark.parametrize("ask", ["recommendation", "export"])
+def test_a_resumed_job_does_not_give_the_result_of_its_last_run(service: Service, trials: tuple[Trial, ...], ask: str):
+    lease = service.begin("job-1")
+    for trial in trials:
+        service.play(lease, trial)
+    service.finish(lease, trials, JobStatus.CANCELLED)
+    client = service.client()
+    assert client.get("/v1/jobs/job-1/pareto").json()["is_final"]
+    service.store.release(lease)
+    service.store.requeue("job-1", now=service.now, limits=lambda _: LIMITS)
+    assert not client.get("/v1/jobs/job-1/pareto").json()["is_final"]
+    assert client.get(f"/v1/jobs/job-1/{ask}").status_code == 409
+    assert client.get("/v1/jobs/job-1").json()["job"]["result"] is None
 
 
 def test_a_running_job_has_the_front_of_its_trials_so_far(service: Service, trials: tuple[Trial, ...]):

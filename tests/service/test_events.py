@@ -10,13 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
+from autotune.access import Role
 from autotune.errors import StoreError
 from autotune.results import JobStatus, Trial
+from autotune.service.api import events
 from autotune.service.hub import KEPT_EVENTS, MOST_WATCHERS, Hub
-from autotune.store import SharedStore
+from autotune.store import Lease, SharedStore
 from autotune.submission import JobEvent, JobProgress
 
-from .conftest import NOW, Service, listening
+from .conftest import LIMITS, NOW, Service, listening
 
 POLL_S = 0.005
 SILENCE_S = 30.0  # longer than any of these tests
@@ -229,7 +231,7 @@ def test_a_watcher_that_falls_behind_what_is_kept_misses_nothing(service: Servic
     def happen() -> None:
         for _ in range(KEPT_EVENTS // 2 + 10):
             service.store.cancel(job, now=NOW)
-            service.store.requeue(job, now=NOW)
+            service.store.requeue(job, now=NOW, limits=lambda _: LIMITS)
         service.store.cancel(job, now=NOW)
 
     async def scenario() -> list[int]:
@@ -286,3 +288,33 @@ def test_a_stream_follows_a_running_job_and_a_broken_one_goes_on_where_it_was(
         with client.stream("GET", "/v1/jobs/job-1/events", headers=asked) as stream:
             rest = list(messages(stream.iter_lines()))
     assert [message.kind for message in rest] == ["job_finished"]
+
+
+def test_the_stream_of_a_busy_job_ends_with_the_token(service: Service, monkeypatch: pytest.MonkeyPatch):
+    """Each time it is looked at here, not every 15 s."""
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.1)
+    lease = service.begin("job-1", tenant="red")
+    token = service.token("red", Role.VIEWER)
+    with listening(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+        headers = {"Authorization": f"Bearer {token}"}
+        with client.stream("GET", "/v1/jobs/job-1/events", headers=headers) as stream:
+            told = messages(stream.iter_lines())
+            next(told)
+            service.store.revoke_token(token.split("_")[1], now=NOW)
+            over = threading.Event()
+            busy = threading.Thread(target=keep_reporting, args=(service, lease, over))
+            busy.start()
+            try:
+                rest = list(told)
+            finally:
+                over.set()
+                busy.join()
+    assert "job_finished" not in [message.kind for message in rest]
+    assert service.store.job("job-1").status is JobStatus.RUNNING
+
+
+def keep_reporting(service: Service, lease: Lease, over: threading.Event) -> None:
+    for done in range(1000):
+        service.store.report(lease, JobProgress(phase="search", done=done, planned=1000, running={}, at=NOW))
+        if over.wait(0.02):
+            return

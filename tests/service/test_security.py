@@ -165,6 +165,34 @@ def test_a_flood_is_told_to_wait(serve: Callable[..., Any]):
     assert int(answers[-1].headers["retry-after"]) >= 1
 
 
+def test_made_up_tokens_are_counted_together_and_never_as_a_real_one(serve: Callable[..., Any]):
+    service = serve(service=ServiceSettings(rate_per_s=0.001, rate_burst=3))
+    good = service.token("red")
+    assert service.client(good).get("/v1/jobs").status_code == 200  # known from here on
+    parts = split_token(good)
+    assert parts is not None
+    made_up = [f"vat_{number:012x}_{parts[1]}" for number in range(3)] + [good[:-4] + "aaaa"]
+    answers = [service.client(text).get("/v1/jobs").status_code for text in made_up]
+    assert answers == [401, 401, 429, 429]
+    assert [service.client(good).get("/v1/jobs").status_code for _ in range(3)] == [200] * 3
+
+
+def test_a_revoked_token_is_counted_by_its_address_again(serve: Callable[..., Any]):
+    service = serve(service=ServiceSettings(rate_per_s=0.001, rate_burst=3))
+    client = service.client(good := service.token("red"))
+    assert client.get("/v1/jobs").status_code == 200
+    parts = split_token(good)
+    assert parts is not None
+    service.store.revoke_token(parts[0], now=service.now)
+    answers = [client.get("/v1/jobs").status_code for _ in range(4)]
+    assert answers == [401, 401, 401, 429]
+
+
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Origin": "http://["}])
+def test_a_host_or_an_origin_that_is_none_is_refused(service: Any, headers: dict[str, str]):
+    assert service.client().post("/v1/jobs", headers=headers).status_code in (403, 421)
+
+
 def test_one_clients_flood_is_not_anothers():
     time_s = [0.0]
     rates = Rates(per_s=2, burst=1, clock=lambda: time_s[0])

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path
 
+from autotune.choice import as_it_stands
 from autotune.errors import NotFound
 from autotune.results import Trial
 from autotune.service.auth import Viewer
@@ -19,7 +20,8 @@ TrialNumber = Annotated[int, Path(ge=0, le=MOST_TRIALS, description="A trial's n
 
 def shown_job(state: Service, principal: Viewer, job_id: JobId) -> SubmittedJob:
     """The job of the address. Raises NotFound, also for a job of another tenant."""
-    return state.store.submitted(job_id, tenant=principal.scope, now=state.now())
+    shown = state.store.submitted(job_id, tenant=principal.scope, now=state.now())
+    return shown.model_copy(update={"job": as_it_stands(shown.job)})
 
 
 ShownJob = Annotated[SubmittedJob, Depends(shown_job)]

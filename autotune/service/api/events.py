@@ -1,5 +1,6 @@
 """What happens to a job, as server-sent events."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -35,7 +36,8 @@ def position(
     """The id of the last event that the caller has; the header of a browser that comes back wins. 0: none."""
     if last_event_id is None:
         return after or 0
-    if not (last_event_id.isascii() and last_event_id.isdigit() and int(last_event_id) <= MOST_ID):
+    is_number = last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 20
+    if not is_number or int(last_event_id) > MOST_ID:
         raise Refused(422, "The input is wrong", "Last-Event-ID: is not the id of an event of this server")
     return int(last_event_id)
 
@@ -65,11 +67,14 @@ async def watch_events(
 
 async def _stream(request: Request, job_id: str, after: int) -> AsyncIterator[str]:
     yield f"retry: {RETRY_MS}\n\n"
+    seen_s = time.monotonic()
     async for told in state_of(request).hub.watch(job_id, after, silence_s=HEARTBEAT_S):
+        if told is None or time.monotonic() - seen_s >= HEARTBEAT_S:
+            seen_s = time.monotonic()
+            if not await run_in_threadpool(_goes_on, request, job_id, is_silent=told is None):
+                return
         match told:
             case None:
-                if not await run_in_threadpool(_goes_on, request, job_id):
-                    return
                 yield ": nothing new\n\n"
             case JobProgress():
                 yield f"event: progress\ndata: {told.model_dump_json()}\n\n"
@@ -81,8 +86,8 @@ def _text(event: JobEvent) -> str:
     return f"id: {event.id}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n"
 
 
-def _goes_on(request: Request, job_id: str) -> bool:
-    """Whether more may come, and whether the token or session that opened the stream is still good."""
+def _goes_on(request: Request, job_id: str, *, is_silent: bool) -> bool:
+    """Whether the token or session that opened the stream is still good; of a silent job also whether more may come."""
     state = state_of(request)
     try:
         principal = authenticate(request)
@@ -91,4 +96,4 @@ def _goes_on(request: Request, job_id: str) -> bool:
         return False
     except StoreError:  # the database is away for a while
         return True
-    return shown.job.status not in ENDED or shown.owner is not None
+    return not is_silent or shown.job.status not in ENDED or shown.owner is not None

@@ -111,7 +111,7 @@ def cancel_job(state: Service, principal: Submitter, job_id: JobId) -> JobRefere
 def resume_job(state: Service, principal: Submitter, job_id: JobId) -> JobReference:
     """Put a failed or cancelled job into the queue again; measured trials are kept."""
     reference(state, job_id, principal.scope)
-    state.store.requeue(job_id, now=state.now())
+    state.store.requeue(job_id, now=state.now(), limits=state.settings.service.limits_of)
     return reference(state, job_id, principal.scope)
 
 

@@ -7,8 +7,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from autotune.access import Role
+from autotune.choice import as_it_stands
 from autotune.errors import InputError
-from autotune.results import ENDED, Job, JobStatus
+from autotune.results import ENDED, JobStatus
 from autotune.service.api.health import WORKER_SILENCE
 from autotune.service.pages.scatter import scatter
 from autotune.service.pages.shown import chosen, front_of, trial_lines
@@ -25,7 +26,7 @@ router = APIRouter(prefix="/jobs", route_class=PageRoute, include_in_schema=Fals
 def job_page(visit: Visitor, job_id: str, select: str = "") -> Response:
     """The job with its trials, its front, and the selected point."""
     shown = _submitted(visit, job_id)
-    job, trials = _as_it_stands(shown.job), visit.state.store.trials(job_id)
+    job, trials = as_it_stands(shown.job), visit.state.store.trials(job_id)
     spec = JobSpec.model_validate(job.spec)
     choice = job.result.recommendation if job.result else None
     front = front_of(job, trials)
@@ -71,17 +72,13 @@ def resume(visit: Sender, job_id: str) -> Response:
     """Put a failed or cancelled job into the queue again."""
     visit.need(Role.SUBMITTER)
     job = _submitted(visit, job_id).job
-    visit.state.store.requeue(job.id, now=visit.state.now())
+    state = visit.state
+    state.store.requeue(job.id, now=state.now(), limits=state.settings.service.limits_of)
     return see_other(f"/jobs/{job.id}")
 
 
 def _submitted(visit: Visit, job_id: str) -> SubmittedJob:
     return visit.state.store.submitted(job_id, tenant=visit.principal.scope, now=visit.state.now())
-
-
-def _as_it_stands(job: Job) -> Job:
-    """A job that was resumed has the result of its last run: what that said may hold no more."""
-    return job if job.status in ENDED else job.model_copy(update={"result": None})
 
 
 def _live(state: State, shown: SubmittedJob) -> dict[str, Any]:
