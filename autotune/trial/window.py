@@ -92,7 +92,8 @@ class EngineWindow:
             pause_s = period_s
 
     def _look(self) -> bool:
-        self._samples.append(Sample(time.monotonic(), self._sources.gauges(), self._sources.cpu_times()))
+        cpu, at_s = self._sources.cpu_times(), time.monotonic()  # before the gauges: a busy engine is slow to answer
+        self._samples.append(Sample(at_s, self._sources.gauges(), cpu))
         return True
 
     def _look_at_devices(self) -> bool:

@@ -4,6 +4,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -199,6 +201,24 @@ def test_a_window_tells_limits_counters_and_what_was_seen():
     assert figures["requests_waiting_max"] == 1.0
     assert figures["device_utilization"] == 0.25
     assert ended()
+
+
+def test_the_time_in_which_a_busy_engine_does_not_answer_is_no_time_on_a_core(monkeypatch: pytest.MonkeyPatch):
+    """A thread that never leaves its core; the engine takes 1 s to answer the first look and 5 s the second."""
+    now_s = [100.0]
+    monkeypatch.setattr(window, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    engine = Engine()
+
+    def slow() -> dict[str, float]:
+        found = engine.gauges()
+        now_s[0] += 1.0 if engine.looks == 1 else 5.0
+        engine.over = engine.looks == 2
+        return found
+
+    sources = replace(engine.sources(), gauges=slow, cpu_times=lambda: family(api={10: now_s[0]}))
+    opened = EngineWindow(sources)
+    assert ended()
+    assert opened.close()["host_thread_share"] == 1.0
 
 
 def test_a_window_that_nobody_closes_ends_with_the_trial():
