@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import sqlalchemy
 
-from autotune.results import JobStatus, Latency, Load, LoadPoint, Quantile
+from autotune.access import TenantLimits
+from autotune.results import Job, JobStatus, Latency, Load, LoadPoint, Quantile
 from autotune.selection import pareto_front
 from autotune.store import SharedStore
 from autotune.store.engine import connect, parse_url
 from autotune.store.schema import FrontPointRow, JobRow, LoadPointRow, TrialRow
-from autotune.submission import Cursor, JobFilter
+from autotune.submission import Cursor, JobFilter, Submission
 
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 TENANTS = [f"team-{number}" for number in range(20)]
@@ -31,6 +32,7 @@ FRONT = 5
 POOL = 500  # trials' worth of load points that the jobs draw from
 CHUNK = 500  # jobs of one transaction
 ROUNDS = 40
+ROOMY = TenantLimits()
 SPEC = {
     "version": 1,
     "name": "many",
@@ -154,6 +156,12 @@ def timed(name: str, ask: Callable[[int], object]) -> None:
     print(f"| {name} | {np.median(taken):.1f} | {np.percentile(taken, 99):.1f} | {max(taken):.1f} |")
 
 
+def waiting(number: int, now: datetime) -> Job:
+    """A job that nobody runs yet."""
+    words = {"name": "waits", "status": JobStatus.QUEUED, "model_path": "/models/tiny", "folder": "waits"}
+    return Job(id=f"waits-{number}", spec=SPEC, space={}, workload={}, created_at=now, **words)
+
+
 def measure(store: SharedStore, jobs: int) -> None:
     """Time what the pages and the API ask for."""
     now = BEGUN + timedelta(minutes=jobs)
@@ -168,8 +176,15 @@ def measure(store: SharedStore, jobs: int) -> None:
     timed("a job", lambda turn: store.submitted(ids[turn], tenant=None, now=now))
     timed("its trials and its live front", lambda turn: pareto_front(store.trials(ids[turn])))
     timed("jobs by status", lambda _: store.counts())
+    timed("jobs by status of a tenant", lambda turn: store.counts(tenant=TENANTS[turn % len(TENANTS)]))
+    timed("trials by outcome", lambda _: store.trial_counts())
+    timed("trials by outcome of a tenant", lambda turn: store.trial_counts(tenant=TENANTS[turn % len(TENANTS)]))
     timed("device-hours of a tenant", lambda _: store.device_s_since("team-1", now - timedelta(days=30)))
     timed("events of a job", lambda turn: store.events(ids[turn]))
+    for number in range(ROUNDS):
+        submission = Submission(tenant=TENANTS[number % len(TENANTS)], queued_at=now)
+        store.submit(waiting(number, now), submission, limits=ROOMY)
+    timed("a claim", lambda turn: store.claim_next(f"worker {turn}", now=now, limits=lambda _: ROOMY))
 
 
 def main() -> None:

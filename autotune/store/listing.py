@@ -41,24 +41,27 @@ def summary(session: Session, job_id: str) -> JobSummary | None:
     return _summaries(session, found)[0] if found else None
 
 
-def counts(session: Session) -> dict[tuple[str, JobStatus], int]:
-    """How many jobs of each tenant are in each status."""
-    counted = select(JobRow.tenant, JobRow.status, func.count()).group_by(JobRow.tenant, JobRow.status)
-    return {(tenant, JobStatus(status)): number for tenant, status, number in session.execute(counted)}
+def counts(session: Session, tenant: str | None) -> dict[tuple[str, JobStatus], int]:
+    """How many jobs of each tenant (None: of all) are in each status."""
+    counted = select(JobRow.tenant, JobRow.status, func.count()).where(*_of(tenant))
+    found = session.execute(counted.group_by(JobRow.tenant, JobRow.status))
+    return {(name, JobStatus(status)): number for name, status, number in found}
 
 
-def trial_counts(session: Session) -> dict[tuple[str, str], int]:
-    """How many trials of each tenant came to which outcome; `running` is one of them."""
+def trial_counts(session: Session, tenant: str | None) -> dict[tuple[str, str], int]:
+    """How many trials of each tenant (None: of all) came to which outcome; `running` is one of them."""
     outcome = func.coalesce(TrialRow.outcome, "running")
     counted = select(JobRow.tenant, outcome, func.count()).join(JobRow, JobRow.id == TrialRow.job_id)
-    found = session.execute(counted.group_by(JobRow.tenant, outcome))
-    return {(tenant, told): number for tenant, told, number in found}
+    found = session.execute(counted.where(*_of(tenant)).group_by(JobRow.tenant, outcome))
+    return {(name, told): number for name, told, number in found}
+
+
+def _of(tenant: str | None) -> list[ColumnElement[bool]]:
+    return [] if tenant is None else [JobRow.tenant == tenant]
 
 
 def _conditions(wanted: JobFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.tenant is not None:
-        conditions.append(JobRow.tenant == wanted.tenant)
+    conditions = _of(wanted.tenant)
     if wanted.status:
         conditions.append(JobRow.status.in_([status.value for status in wanted.status]))
     if wanted.name is not None:

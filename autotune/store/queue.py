@@ -170,8 +170,9 @@ def _is_free(row: JobRow, claimant: Claimant) -> bool:
 
 
 def _waiting(session: Session, claimant: Claimant) -> JobRow | None:
-    for tenant in _turns(session):
-        if _may_start(session, tenant, claimant):
+    running = _running(session)
+    for tenant in _turns(session, running):
+        if running[tenant] < claimant.limits(tenant).running_jobs and _has_hours(session, tenant, claimant):
             waiting = select(JobRow.id).where(
                 JobRow.status == JobStatus.QUEUED.value, JobRow.queued_at.is_not(None), JobRow.tenant == tenant
             )
@@ -195,23 +196,21 @@ def waiting_since(session: Session) -> dict[str, datetime]:
     return {tenant: since for tenant, since in session.execute(waiting) if since is not None}
 
 
-def _turns(session: Session) -> Sequence[str]:
+def _turns(session: Session, running: Counter[str]) -> Sequence[str]:
     """Tenants with waiting jobs, in the order of their turns."""
     oldest = waiting_since(session)
-    running = _running(session)
-    last = dict(
-        session.execute(
-            select(JobRow.tenant, func.max(JobRow.started_at))
-            .where(JobRow.tenant.in_(oldest), JobRow.started_at.is_not(None))
-            .group_by(JobRow.tenant)
-        ).all()
-    )
+    last = {tenant: _last_start(session, tenant) for tenant in oldest}
 
     def turn(tenant: str) -> tuple[int, bool, datetime]:
-        since = last.get(tenant) or oldest[tenant]
-        return running[tenant], tenant in last, since
+        started_at = last[tenant]
+        return running[tenant], started_at is not None, started_at or oldest[tenant]
 
     return sorted(oldest, key=turn)
+
+
+def _last_start(session: Session, tenant: str) -> datetime | None:
+    """For one tenant the index answers at once; for several together all their jobs are read."""
+    return session.scalar(select(func.max(JobRow.started_at)).where(JobRow.tenant == tenant))
 
 
 def _running(session: Session) -> Counter[str]:
@@ -223,13 +222,11 @@ def _running(session: Session) -> Counter[str]:
     return Counter(dict(session.execute(counted).all()))
 
 
-def _may_start(session: Session, tenant: str, claimant: Claimant) -> bool:
-    limits = claimant.limits(tenant)
-    if _running(session)[tenant] >= limits.running_jobs:
-        return False
-    if limits.device_hours is None:
+def _has_hours(session: Session, tenant: str, claimant: Claimant) -> bool:
+    limit = claimant.limits(tenant).device_hours
+    if limit is None:
         return True
-    return device_s_since(session, tenant, claimant.now - DEVICE_HOURS_WINDOW) < limits.device_hours * 3600
+    return device_s_since(session, tenant, claimant.now - DEVICE_HOURS_WINDOW) < limit * 3600
 
 
 def status_of(session: Session, job_id: str, tenant: str | None) -> JobStatus:

@@ -110,6 +110,7 @@ class JobRow(Tables):
         Index(f"ix_{PREFIX}jobs_tenant_created_at_id", "tenant", "created_at", "id"),
         Index(f"ix_{PREFIX}jobs_created_at_id", "created_at", "id"),
         Index(f"ix_{PREFIX}jobs_status_queued_at", "status", "queued_at"),
+        Index(f"ix_{PREFIX}jobs_tenant_started_at", "tenant", "started_at"),
         Index(f"ix_{PREFIX}jobs_tenant_idempotency_key", "tenant", "idempotency_key", unique=True),
     )
 
@@ -132,7 +133,7 @@ class JobRow(Tables):
     idempotency_key: Mapped[str | None]
     request_hash: Mapped[str] = mapped_column(server_default="")
     progress: Mapped[dict[str, Any] | None]
-    lease_token: Mapped[str | None]
+    lease_token: Mapped[str | None] = mapped_column(index=True)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     result: Mapped[dict[str, Any] | None]
@@ -208,6 +209,7 @@ class TrialRow(Tables):
     """A trial. `outcome` is NULL while it runs; `result` lacks the load points, which are in a table of their own."""
 
     __tablename__ = PREFIX + "trials"
+    __table_args__ = (Index(f"ix_{PREFIX}trials_job_id_outcome_purpose", "job_id", "outcome", "purpose"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey(f"{PREFIX}jobs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)

@@ -86,13 +86,13 @@ class SharedStore(Store):
         """One line of the job list."""
         return self._read(listing.summary, job_id)
 
-    def counts(self) -> dict[tuple[str, JobStatus], int]:
-        """How many jobs of each tenant are in each status."""
-        return self._read(listing.counts)
+    def counts(self, *, tenant: str | None = None) -> dict[tuple[str, JobStatus], int]:
+        """How many jobs of each tenant (None: of all) are in each status."""
+        return self._read(listing.counts, tenant)
 
-    def trial_counts(self) -> dict[tuple[str, str], int]:
-        """How many trials of each tenant came to which outcome; `running` is one of them."""
-        return self._read(listing.trial_counts)
+    def trial_counts(self, *, tenant: str | None = None) -> dict[tuple[str, str], int]:
+        """How many trials of each tenant (None: of all) came to which outcome; `running` is one of them."""
+        return self._read(listing.trial_counts, tenant)
 
     def waiting_since(self) -> dict[str, datetime]:
         """Since when each tenant's oldest job waits for a worker."""

@@ -40,7 +40,6 @@ from autotune.results import (
     TrialResult,
 )
 from autotune.store import LEASE_S, Lease, Store, url_for_optuna
-from autotune.store.engine import connect, parse_url
 from autotune.store.migrate import options
 from autotune.store.schema import Tables
 
@@ -301,31 +300,6 @@ class TestTrials:
         store.finish_trial(lease, 0, measured(point(0), point(1)), NOON)
         expected = trial(0).model_copy(update={"result": measured(point(0), point(1)), "finished_at": NOON})
         assert store.trials("aa01") == (expected,)
-
-    def test_no_query_of_a_trial_reads_the_load_points_of_all(self, tmp_path: Path) -> None:
-        """As SQLite itself says how it would find them."""
-        engine, asked = connect(parse_url(f"sqlite:///{tmp_path}/a.sqlite")), []
-
-        def note(_connection: object, _cursor: object, statement: str, given: object, *_: object) -> None:
-            asked.append((statement, given))
-
-        with Store.open(f"sqlite:///{tmp_path}/a.sqlite"), Store(engine) as store:
-            store.create_job(job("aa01"))
-            held = store.claim("aa01", "worker 1", now=NOON)
-            sqlalchemy.event.listen(engine, "before_cursor_execute", note)
-            store.start_trial(held, trial(0))
-            store.finish_trial(held, 0, measured(point(0), point(1)), NOON)
-            assert len(store.trials("aa01")) == 1
-            assert len(store.load_points("aa01")) == 2
-            sqlalchemy.event.remove(engine, "before_cursor_execute", note)
-            reads = [question for question in asked if "FROM autotune_load_points" in question[0]]
-            with engine.connect() as connection:
-                plans = [
-                    str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given).all())
-                    for statement, given in reads
-                ]
-        assert len(plans) >= 2, plans
-        assert [plan for plan in plans if "SCAN" in plan] == []
 
     def test_an_infeasible_trial_keeps_its_evidence(self, store: Store, lease: Lease) -> None:
         """NUL bytes of a log included."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Path
+from fastapi import Depends, Path, Query
 
 from autotune.choice import as_it_stands
 from autotune.errors import NotFound
@@ -11,10 +11,12 @@ from autotune.service.auth import Viewer
 from autotune.service.state import State, state_of
 from autotune.submission import SubmittedJob
 
+_NO_NUL = r"^[^\x00]*$"  # PostgreSQL's text cannot hold one
 MOST_TRIALS = 2**31 - 1  # what a column of the database holds
 
 Service = Annotated[State, Depends(state_of)]
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="A job's id.")]
+SearchText = Annotated[str, Query(max_length=100, pattern=_NO_NUL, description="In the id or the name.")]
 TrialNumber = Annotated[int, Path(ge=0, le=MOST_TRIALS, description="A trial's number within its job.")]
 
 

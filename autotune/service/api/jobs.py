@@ -9,7 +9,7 @@ from autotune.records import Record
 from autotune.results import JobStatus
 from autotune.service.admission import check, submit
 from autotune.service.api.body import JOB_BODY, SentJob
-from autotune.service.api.common import JobId, Service, ShownJob
+from autotune.service.api.common import JobId, SearchText, Service, ShownJob
 from autotune.service.api.paging import cursor_of, cursor_text
 from autotune.service.auth import Submitter, Viewer
 from autotune.service.state import State
@@ -79,9 +79,7 @@ def list_jobs(
     principal: Viewer,
     status: Annotated[list[JobStatus] | None, Query()] = None,
     name: Name | None = None,
-    search: Annotated[
-        str | None, Query(max_length=100, pattern=r"^[^\x00]*$", description="In the id or the name.")
-    ] = None,
+    search: SearchText | None = None,
     tenant: Annotated[TenantName | None, Query(description="For admins: only this tenant's.")] = None,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 50,

@@ -57,7 +57,7 @@ class Jobs(Collector):
 
     def _jobs(self) -> Metric:
         family = GaugeMetricFamily("autotune_jobs", "Jobs by tenant and status.", labels=("tenant", "status"))
-        counts = self._state.store.counts()
+        counts = self._state.store.counts(tenant=self._principal.scope)
         for tenant in self._seen({tenant for tenant, _ in counts}):
             for status in JobStatus:
                 family.add_metric((tenant, status.value), counts.get((tenant, status), 0))
@@ -65,7 +65,7 @@ class Jobs(Collector):
 
     def _trials(self) -> Metric:
         family = GaugeMetricFamily("autotune_trials", "Trials by tenant and outcome.", labels=("tenant", "outcome"))
-        counts = self._state.store.trial_counts()
+        counts = self._state.store.trial_counts(tenant=self._principal.scope)
         for tenant in self._seen({tenant for tenant, _ in counts}):
             for outcome in OUTCOMES:
                 family.add_metric((tenant, outcome), counts.get((tenant, outcome), 0))

@@ -59,9 +59,11 @@ def show_front(
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Front | Response:
     """The Pareto front of throughput versus P99 TTFT as JSON or CSV; of a running job that of its trials so far."""
-    job, trials = shown.job, state.store.trials(shown.job.id)
+    job = shown.job
+    is_csv = format == "csv" or (format is None and _prefers_csv(accept))
+    trials = state.store.trials(job.id) if is_csv or job.result is None else ()
     front = job.result.front if job.result else pareto_front(trials)
-    if format == "csv" or (format is None and _prefers_csv(accept)):
+    if is_csv:
         return Response(points_csv(front, trials), media_type=CSV)
     return Front(job=job.id, status=job.status, is_final=job.result is not None, front=front)
 

@@ -234,7 +234,7 @@ def _number(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             value = kind(text.replace(",", ".") if kind is float else text)
-        except ValueError:
+            return value if math.isfinite(value) else text
+        except (ValueError, OverflowError):  # the second: a whole number that no double holds
             continue
-        return value if math.isfinite(value) else text
     return text

@@ -10,6 +10,7 @@ from autotune.access import Role
 from autotune.choice import as_it_stands
 from autotune.errors import InputError
 from autotune.results import ENDED, JobStatus
+from autotune.service.api.common import JobId
 from autotune.service.api.health import WORKER_SILENCE
 from autotune.service.pages.scatter import scatter
 from autotune.service.pages.shown import chosen, front_of, trial_lines
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/jobs", route_class=PageRoute, include_in_schema=Fals
 
 
 @router.get("/{job_id}")
-def job_page(visit: Visitor, job_id: str, select: str = "") -> Response:
+def job_page(visit: Visitor, job_id: JobId, select: str = "") -> Response:
     """The job with its trials, its front, and the selected point."""
     shown = _submitted(visit, job_id)
     job, trials = as_it_stands(shown.job), visit.state.store.trials(job_id)
@@ -52,14 +53,14 @@ def job_page(visit: Visitor, job_id: str, select: str = "") -> Response:
 
 
 @router.get("/{job_id}/progress")
-def progress_part(visit: Visitor, job_id: str) -> Response:
+def progress_part(visit: Visitor, job_id: JobId) -> Response:
     """The part of the page that changes while the job runs."""
     shown = _submitted(visit, job_id)
     return visit.page("progress.html", job=shown.job, submission=shown.submission, **_live(visit.state, shown))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(visit: Sender, job_id: str) -> Response:
+def cancel(visit: Sender, job_id: JobId) -> Response:
     """Ask for the end of a job."""
     visit.need(Role.SUBMITTER)
     job = _submitted(visit, job_id).job
@@ -68,7 +69,7 @@ def cancel(visit: Sender, job_id: str) -> Response:
 
 
 @router.post("/{job_id}/resume")
-def resume(visit: Sender, job_id: str) -> Response:
+def resume(visit: Sender, job_id: JobId) -> Response:
     """Put a failed or cancelled job into the queue again."""
     visit.need(Role.SUBMITTER)
     job = _submitted(visit, job_id).job

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from autotune.results import JobStatus
+from autotune.service.api.common import SearchText
 from autotune.service.api.paging import cursor_of, cursor_text
 from autotune.service.pages.visit import Visit, Visitor
 from autotune.service.pages.web import PageRoute
@@ -21,7 +22,7 @@ PER_PAGE = 25
 def jobs_page(
     visit: Visitor,
     status: str = "",
-    search: Annotated[str, Query(max_length=100)] = "",
+    search: SearchText = "",
     cursor: Annotated[str, Query(max_length=500)] = "",
 ) -> Response:
     """The jobs the visitor may see, newest first."""
@@ -45,9 +46,8 @@ def jobs_page(
 def _statuses(visit: Visit, search: str) -> list[tuple[JobStatus | None, int, str]]:
     """Each status (None: any) with the number of its jobs, and the address that shows them."""
     counts = dict.fromkeys(JobStatus, 0)
-    for (tenant, status), found in visit.state.store.counts().items():
-        if visit.principal.scope in (None, tenant):
-            counts[status] += found
+    for (_, status), found in visit.state.store.counts(tenant=visit.principal.scope).items():
+        counts[status] += found
     every = [(None, sum(counts.values())), *counts.items()]
     return [(status, found, _address(status, search)) for status, found in every]
 
