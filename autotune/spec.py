@@ -8,7 +8,6 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PositiveFloat,
-    PositiveInt,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -20,6 +19,8 @@ from autotune.records import Record
 LATENCY_METRICS = ("ttft", "tpot", "itl", "e2el")
 _LIMIT_NAME = re.compile(r"^p(?P<percent>[1-9]\d?(?:\.\d+)?)_(?P<metric>ttft|tpot|itl|e2el)_ms$")
 
+Count = Annotated[int, Field(ge=1, le=1_000_000)]  # what a job can use, and every number it is compared with can hold
+Amount = Annotated[float, Field(gt=0, le=1e9)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
@@ -131,7 +132,7 @@ class Devices(Record):
     """Which kind of accelerator the trials use, and the most that one trial may take."""
 
     resource: Literal["NPU", "GPU", "CPU"]
-    max_per_trial: PositiveInt | Literal["all"] = Field(
+    max_per_trial: Count | Literal["all"] = Field(
         default="all", description="Devices of one trial at most (on CPU: cores); `all` is a whole node."
     )
 
@@ -139,25 +140,25 @@ class Devices(Record):
 class Budget(Record):
     """When to stop searching. The first limit reached wins and is named in the result."""
 
-    trials: PositiveInt = Field(default=60, description="Search trials, the baseline not counted.")
-    start_points: PositiveInt | None = Field(
+    trials: Count = Field(default=60, description="Search trials, the baseline not counted.")
+    start_points: Count | None = Field(
         default=None, description="Trials before the model proposes; default min(10, a third of the trials)."
     )
-    wall_clock_s: PositiveFloat | None = Field(
+    wall_clock_s: Amount | None = Field(
         default=None,
         description="Seconds of search after which nothing is launched; time between resumes is not counted.",
     )
-    device_hours: PositiveFloat | None = Field(
+    device_hours: Amount | None = Field(
         default=None,
         description="Hours that launches have occupied devices, times devices, after which the search ends.",
     )
-    failures: PositiveInt = Field(default=20, description="Failed launches in a row that end the search.")
-    environment_failures: PositiveInt = Field(
+    failures: Count = Field(default=20, description="Failed launches in a row that end the search.")
+    environment_failures: Count = Field(
         default=5, description="Trials in a row that end without a verdict (port, node, device lost); they end the job."
     )
-    patience: PositiveInt = Field(default=15, description="Trials without a 1 % gain that end the search, after 30.")
+    patience: Count = Field(default=15, description="Trials without a 1 % gain that end the search, after 30.")
     confirm_top: Annotated[int, Field(ge=0, le=16)] = 5
-    confirm_runs: PositiveInt = 3
+    confirm_runs: Count = 3
 
 
 class JobSpec(Record):

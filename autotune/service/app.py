@@ -12,6 +12,8 @@ from autotune.service.api import artifacts, catalog, events, health, jobs, metri
 from autotune.service.gate import Gate
 from autotune.service.hub import Hub
 from autotune.service.meter import Meter, Metered
+from autotune.service.pages.web import told
+from autotune.service.problems import Tell, as_json
 from autotune.service.state import Openness, State
 from autotune.service.studies import Studies
 from autotune.settings import Settings
@@ -41,20 +43,20 @@ def create_app(
     settings: Settings, store: SharedStore, *, host: str = "127.0.0.1", now: Callable[[], datetime] = utc_now
 ) -> FastAPI:
     """The service over a database. `host` is the address it listens on: requests may name it, and loopback names."""
-    app = api()
+    app = api(told)
     for router in pages.ROUTERS:
         app.include_router(router)
     app.mount("/assets", StaticFiles(packages=[("autotune.service", "static")]))
     hosts = LOOPBACK_NAMES | {host} | frozenset(settings.service.allowed_hosts)
     meter = Meter()
     app.state.autotune = State(store, settings, now, hosts, Hub(store), meter, Openness(store, now))
-    app.add_middleware(Studies, url=settings.database, artifacts=settings.artifacts)
-    app.add_middleware(Gate, settings=settings.service, hosts=hosts)
+    app.add_middleware(Studies, url=settings.database, artifacts=settings.artifacts, tell=told)
+    app.add_middleware(Gate, settings=settings.service, hosts=hosts, tell=told)
     app.add_middleware(Metered, meter=meter)  # outside of the gate: what it refuses is counted too
     return app
 
 
-def api() -> FastAPI:
+def api(tell: Tell = as_json) -> FastAPI:
     """The routers, and how they are described: all that is the same whatever is served."""
     app = FastAPI(
         title="vllm-autotune",
@@ -66,7 +68,7 @@ def api() -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,  # what is read can be submitted
     )
-    problems.install(app)
+    problems.install(app, tell)
     openapi.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autotune.access import secret_hash, split_token
 from autotune.service.auth import PROVEN, SAFE_METHODS
-from autotune.service.problems import Problem, answer
+from autotune.service.problems import Problem, Tell
 from autotune.settings import ServiceSettings
 from autotune.telemetry import get_logger
 
@@ -57,8 +57,8 @@ class TooLarge(HTTPException):
 class Gate:
     """The middleware."""
 
-    def __init__(self, app: ASGIApp, *, settings: ServiceSettings, hosts: frozenset[str]) -> None:
-        self._app, self._settings, self._hosts = app, settings, hosts
+    def __init__(self, app: ASGIApp, *, settings: ServiceSettings, hosts: frozenset[str], tell: Tell) -> None:
+        self._app, self._settings, self._hosts, self._tell = app, settings, hosts, tell
         self._rates = Rates(settings.rate_per_s, settings.rate_burst)
         self._proven: OrderedDict[str, None] = OrderedDict()  # hashes of tokens that were good when they were used last
 
@@ -71,7 +71,7 @@ class Gate:
         problem, extra = self._refusal(scope, headers)
         answering = _Hardened(send)
         if problem is not None:
-            await answer(problem, extra)(scope, receive, answering)
+            await self._tell(scope, problem, extra)(scope, receive, answering)
             return
         proven = scope[PROVEN] = []
         try:
@@ -80,7 +80,7 @@ class Gate:
             log.exception("request_crashed", method=scope["method"], path=scope["path"])
             if answering.has_begun:
                 raise
-            await answer(_CRASHED)(scope, receive, answering)
+            await self._tell(scope, _CRASHED, {})(scope, receive, answering)
         finally:
             self._remember(_token(headers), is_good=bool(proven))
 

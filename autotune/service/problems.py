@@ -1,12 +1,14 @@
 """Errors as `application/problem+json` (RFC 9457): what happened, what to do, and every problem of the input."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from autotune.errors import AutotuneError, Conflict, EnvironmentProblem, InputError, LimitReached, NotFound, StoreError
 from autotune.records import Record
@@ -44,12 +46,25 @@ class Refused(Exception):
         super().__init__(detail)
         self.status, self.title, self.detail, self.headers = status, title, detail, headers or {}
 
+    @property
+    def problem(self) -> Problem:
+        """What is told of it."""
+        return Problem(title=self.title, status=self.status, detail=self.detail)
+
 
 def answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     """The response that tells a problem."""
     return JSONResponse(
         problem.model_dump(mode="json"), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers
     )
+
+
+Tell = Callable[[Scope, Problem, dict[str, str]], Response]  # the answer to a request, with these headers
+
+
+def as_json(_scope: Scope, problem: Problem, headers: dict[str, str]) -> Response:
+    """What programs are told, whatever they asked for."""
+    return answer(problem, headers)
 
 
 def of_error(exc: AutotuneError) -> Problem:
@@ -61,32 +76,33 @@ def of_error(exc: AutotuneError) -> Problem:
     return Problem(title=title, status=status, detail=str(exc), problems=problems)
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, tell: Tell = as_json) -> None:
     """Let every error of the application leave as a problem."""
 
-    async def known(_request: Request, exc: Exception) -> JSONResponse:
+    async def known(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, AutotuneError)
         if isinstance(exc, StoreError):
             log.warning("database_failed", problem=str(exc))
-        return answer(of_error(exc))
+        return tell(request.scope, of_error(exc), {})
 
-    async def refused(_request: Request, exc: Exception) -> JSONResponse:
+    async def refused(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, Refused)
-        return answer(Problem(title=exc.title, status=exc.status, detail=exc.detail), exc.headers)
+        return tell(request.scope, exc.problem, exc.headers)
 
-    async def invalid(_request: Request, exc: Exception) -> JSONResponse:
+    async def invalid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
         problems = tuple(_told(error) for error in exc.errors())
-        return answer(Problem(title="The input is wrong", status=422, detail="; ".join(problems), problems=problems))
+        problem = Problem(title="The input is wrong", status=422, detail="; ".join(problems), problems=problems)
+        return tell(request.scope, problem, {})
 
-    async def plain(request: Request, exc: Exception) -> JSONResponse:
+    async def plain(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
         problem = Problem(title=_title(exc.status_code), status=exc.status_code, detail=str(exc.detail))
         headers = dict(exc.headers or {})
         described = request.app.openapi()["paths"].get(route_of(request.scope))
         if exc.status_code == 405 and described:  # the router names the methods of the first of an address's routes
             headers["Allow"] = ", ".join(method.upper() for method in described)
-        return answer(problem, headers)
+        return tell(request.scope, problem, headers)
 
     app.add_exception_handler(AutotuneError, known)
     app.add_exception_handler(Refused, refused)

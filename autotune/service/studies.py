@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from autotune.access import Principal
 from autotune.errors import AutotuneError
 from autotune.service.auth import authenticate
-from autotune.service.problems import Problem, Refused, answer, of_error
+from autotune.service.problems import Refused, Tell, of_error
 from autotune.service.state import State, state_of
 from autotune.store import url_for_optuna
 from autotune.study.dashboard import Dashboard
@@ -26,8 +26,8 @@ _SEE_OTHER = 303
 class Studies:
     """An ASGI middleware that answers what the dashboard's page asks for, and passes everything else on."""
 
-    def __init__(self, app: ASGIApp, *, url: str, artifacts: Path) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, url: str, artifacts: Path, tell: Tell) -> None:
+        self._app, self._tell = app, tell
         self._url, self._artifacts = url, artifacts
         self._dashboard: Dashboard | None = None
 
@@ -40,10 +40,10 @@ class Studies:
         try:
             told = await run_in_threadpool(self._prepared, request)
         except Refused as exc:
-            await _turned_away(request, exc)(scope, receive, send)
+            await self._turned_away(request, exc)(scope, receive, send)
             return
         except AutotuneError as exc:
-            await answer(of_error(exc))(scope, receive, send)
+            await self._tell(scope, of_error(exc), {})(scope, receive, send)
             return
         if isinstance(told, Response):
             await told(scope, receive, send)
@@ -67,13 +67,12 @@ class Studies:
         place = "/dashboard" if study is None else f"/dashboard/studies/{study}"
         return RedirectResponse(place, status_code=_SEE_OTHER)
 
+    def _turned_away(self, request: Request, exc: Refused) -> Response:
+        """A person is led to the login; a program is told."""
+        if "text/html" in request.headers.get("accept", "") and exc.status == 401:
+            return RedirectResponse(f"/login?next={quote(request.url.path)}", status_code=_SEE_OTHER)
+        return self._tell(request.scope, exc.problem, exc.headers)
+
 
 def _visible(state: State, principal: Principal) -> Any:
     return None if principal.scope is None else state.store.job_ids(principal.scope)
-
-
-def _turned_away(request: Request, exc: Refused) -> Response:
-    """A person is led to the login; a program is told."""
-    if "text/html" in request.headers.get("accept", "") and exc.status == 401:
-        return RedirectResponse(f"/login?next={quote(request.url.path)}", status_code=_SEE_OTHER)
-    return answer(Problem(title=exc.title, status=exc.status, detail=exc.detail), exc.headers)

@@ -19,7 +19,7 @@ from autotune.service import state
 from autotune.service.app import create_app
 from autotune.service.auth import COOKIE
 from autotune.service.pages.visit import local_address
-from autotune.settings import DATABASE_NAME, Settings
+from autotune.settings import DATABASE_NAME, ServiceSettings, Settings
 from autotune.store import SharedStore
 from autotune.submission import JobProgress, WorkerSign
 
@@ -215,6 +215,50 @@ def test_a_problem_is_told_at_its_field(browser: TestClient, typed: dict[str, st
     told = re.findall(rf'<p class="error" id="{field}-error\d*">(.*?)</p>', page.text)
     assert page.status_code == 422
     assert any(words in html.unescape(text) for text in told), text_of(page)
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["max_per_trial", "trials", "wall_clock_min", "device_hours", "confirm_top", "confirm_runs", "seed", "priority"],
+)
+@pytest.mark.parametrize("digits", [30, 300, 400, 5000])
+def test_a_number_without_bounds_is_told_at_its_field(browser: TestClient, field: str, digits: int):
+    """From 309 digits on no double holds it, from 4,301 on Python reads it no more."""
+    page = send(browser, **{field: "9" * digits})
+    assert page.status_code == 422
+    assert re.findall(rf'<p class="error" id="{field}-error\d*">(.*?)</p>', page.text), text_of(page)
+
+
+@pytest.mark.parametrize(
+    "address", ["/?search=%00", "/jobs/%00", "/jobs/a%00b/progress", "/jobs/-", "/jobs/" + "a" * 101]
+)
+def test_an_address_that_no_database_could_answer_is_a_page_that_says_so(browser: TestClient, address: str):
+    page = browser.get(address)
+    assert (page.status_code, page.headers["content-type"]) == (422, "text/html; charset=utf-8")
+    assert "The address is wrong" in text_of(page)
+
+
+@pytest.mark.parametrize("address", ["/nowhere", "/dashboard/jobs/nowhere", "/assets/nowhere.css"])
+def test_what_is_not_there_is_a_page_for_a_browser_and_a_problem_for_a_program(browser: TestClient, address: str):
+    page = browser.get(address, headers={"Accept": "text/html,*/*;q=0.8"})
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert 'href="/"' in page.text
+    told = browser.get(address)
+    assert (told.status_code, told.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_what_the_gate_refuses_is_a_page_for_a_browser(settings: Settings, store: SharedStore):
+    hasty = settings.model_copy(update={"service": ServiceSettings(rate_per_s=0.001, rate_burst=1)})
+    with TestClient(create_app(hasty, store), base_url="http://localhost", headers={"Accept": "text/html"}) as browser:
+        assert browser.get("/").status_code == 200
+        page = browser.get("/")
+        assert page.status_code == 429
+        assert "Too many requests" in text_of(page)
+        assert int(page.headers["Retry-After"]) > 1
+        assert browser.get("/v1/jobs").headers["content-type"] == "application/problem+json"
+        lost = browser.get("/", headers={"Host": "elsewhere"})
+        assert lost.status_code == 421
+        assert "does not answer for the host 'elsewhere'" in text_of(lost)
 
 
 def test_a_pasted_space_and_workload_take_the_place_of_bundled_ones(browser: TestClient, store: SharedStore):

@@ -8,13 +8,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from autotune import __version__
 from autotune.errors import AutotuneError
 from autotune.service.auth import CSRF_FIELD
 from autotune.service.pages.words import FILTERS, STATUS_MARKS
-from autotune.service.problems import Refused, of_error
+from autotune.service.problems import Problem, Refused, answer, of_error
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -89,6 +91,16 @@ def _told(exc: Exception) -> tuple[int, str, str]:
             return exc.status_code, "The request is wrong", str(exc.detail)
         case _:
             return 422, "The address is wrong", "it has values that this page does not know"
+
+
+def told(scope: Scope, problem: Problem, headers: dict[str, str]) -> Response:
+    """A problem that no route tells: a page for a browser that goes to an address of the pages, else as the API's."""
+    wants_page = "text/html" in Headers(scope=scope).get("accept", "") and not scope["path"].startswith("/v1/")
+    if not wants_page:
+        return answer(problem, headers)
+    page = error_page(problem.status, problem.title, problem.detail)
+    page.headers.update(headers)
+    return page
 
 
 def error_page(status: int, title: str, detail: str) -> Response:
