@@ -68,6 +68,9 @@ class ServiceSettings(Record):
     rate_per_s: PositiveFloat = Field(default=50, description="Requests per second of one client, on average.")
     rate_burst: PositiveInt = Field(default=200, description="Requests of one client at once.")
     max_request_bytes: PositiveInt = Field(default=1_048_576, description="Of a request's body.")
+    https: bool = Field(
+        default=False, description="Browsers reach it through TLS only: their cookie is never sent without."
+    )
     session_hours: PositiveFloat = Field(default=12, description="A browser's login lasts.")
 
     def limits_of(self, tenant: str) -> TenantLimits:

@@ -18,6 +18,7 @@ from autotune.client.feed import Feed
 from autotune.client.stream import Stream
 from autotune.errors import InputError, NotFound
 from autotune.results import Job, Trial
+from autotune.spec import JobSpec
 from autotune.submission import JobFilter, JobSummary, LogPart, SubmittedJob
 
 R = TypeVar("R", bound=BaseModel)
@@ -51,6 +52,15 @@ class _JobPage(_Answer):
 class _TrialPage(_Answer):
     trials: tuple[Trial, ...]
     next_after: int | None = None
+
+
+class _Profile(_Answer):
+    name: str
+    price_per_device_hour: float | None = None
+
+
+class _Profiles(_Answer):
+    profiles: tuple[_Profile, ...]
 
 
 class _Readiness(_Answer):
@@ -158,9 +168,11 @@ class Server:
         read_to = int(onward) if onward.isdigit() else offset + len(answer.content)
         return LogPart(content=answer.content, next_offset=read_to)
 
-    def price(self, _job: Job) -> float | None:
-        """What a device-hour costs stands in the server's settings, and is told in its exports only."""
-        return None
+    def price(self, job: Job) -> float | None:
+        """What a device-hour of the job's engine costs, as the server's settings say today."""
+        named = JobSpec.model_validate(job.spec).engine
+        profiles = self._read("/v1/profiles", _Profiles).profiles
+        return next((profile.price_per_device_hour for profile in profiles if profile.name == named), None)
 
     def export(self, job: Job, select: str, form: str) -> str | None:
         """The selected configuration as text; None when nothing meets the SLA."""

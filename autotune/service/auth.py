@@ -75,9 +75,10 @@ def open_session(state: State, token_id: str) -> str:
 
 def set_cookie(response: Response, request: Request, key: str) -> None:
     """Give the browser its session: out of reach of scripts, and sent by this site's own pages only."""
-    hours = state_of(request).settings.service.session_hours
-    secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, key, max_age=int(hours * 3600), httponly=True, samesite="strict", secure=secure)
+    service = state_of(request).settings.service
+    secure = service.https or request.url.scheme == "https"
+    max_age_s = int(service.session_hours * 3600)
+    response.set_cookie(COOKIE, key, max_age=max_age_s, httponly=True, samesite="strict", secure=secure)
 
 
 def csrf_token(key: str) -> str:

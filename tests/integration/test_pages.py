@@ -161,16 +161,21 @@ def test_the_form_makes_the_job_that_was_typed(browser: TestClient, store: Share
         wall_clock_min="90",
         device_hours="2.5",
         priority="7",
+        confidence="0.95",
+        attribution="true",
+        objectives="pareto",
+        instrument="vllm-bench",
     )
     found = store.submitted(job, tenant=None, now=NOW)
     assert found.job.spec["sla"] == {
         "error_rate": 0.02,
-        "confidence": None,
+        "confidence": 0.95,
         "p99_ttft_ms": 400.0,
         "p99_tpot_ms": 16.0,
         "p95_e2el_ms": 1500.0,
     }
-    budget = found.job.spec["budget"]
+    spec, budget = found.job.spec, found.job.spec["budget"]
+    assert (spec["attribution"], spec["objectives"], spec["instrument"]) == (True, "pareto", "vllm-bench")
     assert (budget["trials"], budget["wall_clock_s"], budget["device_hours"]) == (8, 5400.0, 2.5)
     assert (found.submission.priority, found.submission.tenant) == (7, "local")
 
@@ -204,6 +209,8 @@ def test_every_problem_stands_beside_its_field_and_what_was_typed_is_kept(browse
         ({"line_name": "p95_ttft_ms", "line_limit": ""}, "line_0", "needs a limit"),
         ({"line_name": "p99_ttft_ms", "line_limit": "3"}, "line_0", "is given above already"),
         ({"line_name": "p95_ttft_ms", "line_limit": "soon"}, "line_0", "must be a number, not 'soon'"),
+        ({"confidence": "95"}, "confidence", "must be below 1, not 95"),
+        ({"instrument": "wrk"}, "instrument", "must be 'autotune', 'vllm-bench' or 'guidellm', not 'wrk'"),
         ({"p99_ttft_ms": ""}, "sla", "needs at least one latency line"),
         ({"space_yaml": "version: 1\nname: mine"}, "space_yaml", "missing key"),
         ({"space_yaml": "a: [1"}, "space_yaml", "line 1: not valid YAML"),
@@ -515,6 +522,14 @@ def test_a_login_form_of_another_site_is_refused(open_browser: Open, store: Shar
     assert browser.post("/login", data={"token": token}).status_code == 403
     browser.get("/login")
     assert browser.post("/login", data={"token": token, "csrf_token": "0" * 64}).status_code == 403
+
+
+@pytest.mark.parametrize(("https", "address"), [(True, "http://localhost"), (False, "https://localhost")])
+def test_behind_tls_the_cookie_is_never_sent_without(settings: Settings, store: SharedStore, https: bool, address: str):
+    """Whether its operator says so, or the request itself came through it."""
+    behind = settings.model_copy(update={"service": ServiceSettings(https=https)})
+    with TestClient(create_app(behind, store), base_url=address) as browser:
+        assert "; Secure" in browser.get("/").headers["set-cookie"]
 
 
 def test_a_session_begins_with_a_key_of_its_own(open_browser: Open, store: SharedStore):

@@ -48,6 +48,7 @@ def test_profiles_tell_neither_paths_nor_variables(service: Service):
         "resource": "NPU",
         "engine": "vllm",
         "origin": "settings",
+        "price_per_device_hour": None,
         "is_available": False,
     }
     assert profiles["simulated"]["is_available"]

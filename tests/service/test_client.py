@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from autotune.access import Role
 from autotune.client import Address, Server
 from autotune.errors import Conflict, InputError, LimitReached, NotAllowed, NotFound
 from autotune.results import JobStatus, Trial
-from autotune.settings import ServiceSettings
+from autotune.settings import EngineProfile, ServiceSettings
 from autotune.submission import JobFilter
 
 from .conftest import DEMO, Service, listening
@@ -133,6 +133,16 @@ def test_a_log_is_read_from_an_offset_on_and_is_empty_before_there_is_one(
     begun = there.log(finished, trial, 0)
     assert (begun.content, begun.next_offset) == (b"first\nsecond\n", 13)
     assert there.log(finished, trial, 6).content == b"second\n"
+
+
+def test_the_price_of_a_device_hour_is_that_of_the_jobs_engine(serve: Callable[..., Service]):
+    priced = {"costly": EngineProfile(platform="cpu", executable=Path("/opt/vllm"), price_per_device_hour=2.5)}
+    service = serve(profiles=priced)
+    service.queue("job-1")
+    with connected(service) as there:
+        job = there.job("job-1").job
+        assert there.price(job) is None
+        assert there.price(job.model_copy(update={"spec": {**job.spec, "engine": "costly"}})) == 2.5
 
 
 def test_the_workers_of_the_last_minute_are_counted(there: Server):

@@ -65,6 +65,7 @@ class ProfileSummary(Record):
     resource: str | None  # NPU, GPU or CPU, as a job's `devices.resource` has to say; any: the engine is simulated
     engine: Literal["vllm", "simulated"]
     origin: Literal["settings", "detected", "built in"]
+    price_per_device_hour: float | None = None  # None: the settings have none
     is_available: bool  # its executable exists on the machine of this service; workers may run elsewhere
 
 
@@ -152,6 +153,7 @@ def _profiles(settings: Settings) -> Iterator[ProfileSummary]:
             resource=PLATFORMS[found.platform].RESOURCE,
             engine=found.engine,
             origin=_origin(settings, name),
+            price_per_device_hour=found.price_per_device_hour,
             is_available=shutil.which(found.executable.expanduser()) is not None,
         )
 

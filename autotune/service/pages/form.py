@@ -30,6 +30,7 @@ _PLACES = {  # field -> its place in the request, in the order of the form
     "p99_ttft_ms": "job.sla.p99_ttft_ms",
     "p99_tpot_ms": "job.sla.p99_tpot_ms",
     "error_rate": "job.sla.error_rate",
+    "confidence": "job.sla.confidence",
     "workload": "job.workload",
     "search_space": "job.search_space",
     "trials": "job.budget.trials",
@@ -37,17 +38,24 @@ _PLACES = {  # field -> its place in the request, in the order of the form
     "device_hours": "job.budget.device_hours",
     "confirm_top": "job.budget.confirm_top",
     "confirm_runs": "job.budget.confirm_runs",
+    "attribution": "job.attribution",
     "sampler": "job.sampler",
+    "objectives": "job.objectives",
+    "instrument": "job.instrument",
     "seed": "job.seed",
     "priority": "priority",
 }
-_TEXTS = frozenset({"name", "model", "engine", "resource", "search_space", "workload", "sampler"})  # never numbers
+_TEXTS = frozenset(  # never numbers
+    {
+        *("name", "model", "engine", "resource", "search_space", "workload"),
+        *("attribution", "sampler", "objectives", "instrument"),
+    }
+)
 _ALIASES = {  # what checks beyond the record call the places
     "workload": "workload",
     "dataset": "workload",
     "search": "search_space",
     "search_space": "search_space",
-    "instrument": "",
     "engine": "engine",
 }
 _SENTENCES = {"no engine profile ": "engine"}  # beginning of a problem without a place -> field
