@@ -85,6 +85,7 @@ class LoadPoint(Record):
     engine: dict[str, float] = {}  # what the engine's own counters, its processes and its devices say of the window
     bottleneck: Bottleneck | None = None  # None: nothing told
     mfu: float | None = None  # model FLOPs utilization, 0-1; None: the device's peak or the model's size is not known
+    mbu: float | None = None  # model bandwidth utilization, 0-1; None as for `mfu`
 
     @property
     def feasible(self) -> bool:

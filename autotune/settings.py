@@ -51,6 +51,9 @@ class EngineProfile(Record):
     peak_tflops: PositiveFloat | None = Field(
         default=None, description="Dense 16-bit peak of one device in TFLOP/s, for the model FLOPs utilization."
     )
+    peak_memory_gb_per_s: PositiveFloat | None = Field(
+        default=None, description="Memory bandwidth of one device in 10^9 bytes/s, for the model bandwidth utilization."
+    )
     price_per_device_hour: PositiveFloat | None = Field(
         default=None, description="For the cost per million tokens, in whatever currency."
     )

@@ -17,6 +17,7 @@ from autotune.report.serving import serving_document, serving_table
 from autotune.spec import Sla
 from autotune.trial import Control
 from autotune.trial.endpoint import climb_endpoint, find_target, local_folder
+from autotune.trial.reading import Peaks
 from autotune.trial.request import Course, Stage
 from autotune.workload import Workload, given_levels, with_data_file
 
@@ -61,7 +62,7 @@ def bench(asked: Asked, *, as_json: bool) -> int:
             devices=asked.devices,
             model=model,
             artifacts=asked.records or Path(scratch),
-            peak_tflops=None,
+            peaks=Peaks(),
         )
         course.artifacts.mkdir(parents=True, exist_ok=True)
         try:

@@ -22,6 +22,7 @@ DEVICE_IDLE = 0.4
 DEVICE_BUSY = 0.8
 BANDWIDTH_BUSY = 0.9
 BANDWIDTH_CORES_IDLE = 0.3
+BANDWIDTH_OF_MODEL = 0.6  # MBU: what it leaves out (activations, writes, the way of the bytes) is the rest
 QUEUE_OVER_PREFILL = 2.0
 TTFT_SHARE = 0.3  # of what the client saw; on a small machine much of it is the way there and the API server
 
@@ -114,7 +115,10 @@ def _bandwidth(point: LoadPoint) -> str:
     cores = point.engine.get("device_utilization", 1.0)
     if bandwidth >= BANDWIDTH_BUSY and cores < BANDWIDTH_CORES_IDLE:
         return f"{bandwidth:.0%} of the memory bandwidth was in use, and {cores:.0%} of the compute cores"
-    return ""
+    if "memory_bandwidth_utilization" in point.engine or point.mbu is None or point.mbu < BANDWIDTH_OF_MODEL:
+        return ""
+    computed = "" if point.mfu is None else f", {point.mfu:.0%} of the FLOPs"
+    return f"reading weights and KV cache alone took {point.mbu:.0%} of the memory bandwidth{computed}"
 
 
 def _devices_busy(point: LoadPoint) -> str:
@@ -197,8 +201,8 @@ _RULES = (
     _Rule(
         "bandwidth",
         _bandwidth,
-        "Read fewer bytes per token: quantization, a smaller kv_cache_dtype, speculative_config, or raise "
-        "tensor_parallel_size.",
+        "Read fewer bytes per token: quantization, a smaller kv_cache_dtype, speculative_config, larger batches (every "
+        "step reads all weights once), or raise tensor_parallel_size.",
     ),
     _Rule("compute", _devices_busy, _MORE_COMPUTE),
     _Rule(

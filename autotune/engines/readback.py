@@ -53,6 +53,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
     "vllm:iteration_tokens_total_sum": ("iteration_tokens", sum),
     "vllm:iteration_tokens_total_count": ("iterations", sum),
     "vllm:estimated_flops_per_gpu_total": ("estimated_flops_per_device", statistics.fmean),
+    "vllm:estimated_read_bytes_per_gpu_total": ("estimated_read_bytes_per_device", statistics.fmean),
     "vllm:kv_cache_usage_perc": ("kv_cache_usage", max),
     "vllm:gpu_cache_usage_perc": ("kv_cache_usage", max),  # its name before the V1 engine
     "vllm:num_requests_running": ("requests_running", sum),
@@ -63,7 +64,9 @@ _COUNTERS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
 _LIMITS = ("max_num_seqs", "max_num_batched_tokens")
 _GAUGES = frozenset({"kv_cache_usage", "requests_running", "requests_waiting"})
 _LOOKED_AT = _GAUGES | {"generation_tokens"}
-_ON_REQUEST = frozenset({"estimated_flops_per_device"})  # stays 0 without `enable_mfu_metrics`
+_ON_REQUEST = frozenset(
+    {"estimated_flops_per_device", "estimated_read_bytes_per_device"}
+)  # stay 0 without `enable_mfu_metrics`
 
 _GAUGE_SAMPLE = re.compile(
     rf"^({'|'.join(name for name, (ours, _) in _COUNTERS.items() if ours in _LOOKED_AT)})\{{.*\}} (\S+)$", re.MULTILINE

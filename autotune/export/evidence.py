@@ -86,7 +86,8 @@ def _sentences(source: ExportSource) -> list[str]:
 
 
 def _bottleneck(point: LoadPoint) -> list[str]:
-    used = [] if point.mfu is None else [f"model FLOPs utilization (MFU) {point.mfu:.1%}"]
+    shares = (("FLOPs", "MFU", point.mfu), ("bandwidth", "MBU", point.mbu))
+    used = [f"model {what} utilization ({short}) {share:.1%}" for what, short, share in shares if share is not None]
     if point.bottleneck is None:
         return used
     return [f"bottleneck at this load: {point.bottleneck.kind} ({point.bottleneck.evidence})", *used]

@@ -16,6 +16,7 @@ _COUNTERS = frozenset(
         "iteration_tokens",
         "iterations",
         "estimated_flops_per_device",
+        "estimated_read_bytes_per_device",
         "samples",
     }
 )

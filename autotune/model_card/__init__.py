@@ -18,6 +18,7 @@ from autotune.model_card.memory import (
     shortfall,
 )
 from autotune.model_card.read import find_model, read_model
+from autotune.model_card.traffic import request_bytes
 
 __all__ = [
     "GIB",
@@ -36,6 +37,7 @@ __all__ = [
     "mla_warning",
     "read_model",
     "refusals",
+    "request_bytes",
     "request_flops",
     "room",
     "shape_of",

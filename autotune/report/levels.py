@@ -10,10 +10,10 @@ from autotune.results import LoadPoint
 
 
 def levels_table(points: Sequence[LoadPoint]) -> Table:
-    """A line per level; MFU only where it is known."""
+    """A line per level; MFU and MBU only where they are known."""
     table = Table(header_style="bold")
-    shows_mfu = any(point.mfu is not None for point in points)
-    for header in ("level", "load per device", "tok/s per device", "P99 TTFT", *(["MFU"] if shows_mfu else [])):
+    shares = [name for name in ("mfu", "mbu") if any(getattr(point, name) is not None for point in points)]
+    for header in ("level", "load per device", "tok/s per device", "P99 TTFT", *map(str.upper, shares)):
         table.add_column(header, justify="left" if header == "load per device" else "right", no_wrap=True)
     table.add_column("SLA", overflow="fold")
     table.add_column("bottleneck", overflow="fold")
@@ -23,7 +23,7 @@ def levels_table(points: Sequence[LoadPoint]) -> Table:
             str(point.load),
             f"{point.output_throughput_per_device:,.1f}",
             milliseconds(point.p99_ttft_ms),
-            *([mfu_text(point)] if shows_mfu else []),
+            *(share_text(getattr(point, name)) for name in shares),
             _verdict(point),
             Text(point.bottleneck.kind if point.bottleneck else "–"),
         )
@@ -39,9 +39,9 @@ def bottleneck_lines(points: Sequence[LoadPoint]) -> list[str]:
     ]
 
 
-def mfu_text(point: LoadPoint) -> str:
-    """`38.1 %`, or a dash."""
-    return "–" if point.mfu is None else f"{point.mfu:.1%}"
+def share_text(share: float | None) -> str:
+    """`38.1%`, or a dash."""
+    return "–" if share is None else f"{share:.1%}"
 
 
 def _verdict(point: LoadPoint) -> Text:

@@ -177,8 +177,9 @@ def _measurement(result: TrialResult, outcome: Measured) -> dict[str, Value | No
         attributes["bottleneck"] = f"{point.bottleneck.kind}: {point.bottleneck.evidence}. {point.bottleneck.advice}"
     if artifacts.LOG in result.artifacts:
         attributes["log"] = result.artifacts[artifacts.LOG]
-    if point.mfu is not None:
-        attributes["MFU"] = round(point.mfu, 4)
+    for name, share in (("MFU", point.mfu), ("MBU", point.mbu)):
+        if share is not None:
+            attributes[name] = round(share, 4)
     if outcome.overridden:
         attributes[OVERRIDDEN] = json.dumps(outcome.overridden)
     return attributes

@@ -236,4 +236,4 @@ class _Ladder:
             sla=self._course.sla,
             engine_counters=figures,
         )
-        return read(point, self._course.model, self._course.peak_tflops)
+        return read(point, self._course.model, self._course.peaks)

@@ -12,6 +12,7 @@ from autotune.model_card import ModelCard
 from autotune.settings import EngineProfile
 from autotune.spec import Sla
 from autotune.trial.artifacts import trial_folder
+from autotune.trial.reading import Peaks
 from autotune.workload import Level, Workload
 
 Stage = Literal["queued", "waiting for devices", "starting the engine", "warming up", "loading", "stopping"]
@@ -29,7 +30,7 @@ class Course:
     devices: int
     model: ModelCard
     artifacts: Path
-    peak_tflops: float | None  # of one device
+    peaks: Peaks  # of one device
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class TrialRequest:
             devices=self.config.devices,
             model=self.model,
             artifacts=self.artifacts,
-            peak_tflops=self.profile.peak_tflops,
+            peaks=Peaks(self.profile.peak_tflops, self.profile.peak_memory_gb_per_s),
         )
 
     def next_attempt(self) -> "TrialRequest":

@@ -9,6 +9,7 @@ import pytest
 from autotune.platforms import cpu
 from autotune.results import LoadPoint, Measured
 from autotune.trial import Control, Grant, TrialRequest, run_trial
+from autotune.trial.reading import model_bandwidth_utilization, model_flops_utilization
 from autotune.tuner.context import JobContext
 from autotune.workload import Workload, given_levels, with_data_file
 
@@ -34,7 +35,7 @@ def workload(
     return Workload.model_validate(document)
 
 
-def measured(context: JobContext, number: int, arguments: dict[str, Any], load: Workload) -> Measured:
+def measured(context: JobContext, number: int, arguments: dict[str, Any], load: Workload, **promise: float) -> Measured:
     """A trial of the demo's configuration with these arguments, on every core."""
     config = context.configuration({"max_num_seqs": 64, "max_num_batched_tokens": 512, "block_size": 32})
     more = {"max_model_len": 1024, **arguments}
@@ -47,7 +48,7 @@ def measured(context: JobContext, number: int, arguments: dict[str, Any], load: 
         model=context.model,
         engine_version=context.engine.version,
         workload=load,
-        sla=context.spec.sla.model_copy(update=PATIENT),
+        sla=context.spec.sla.model_copy(update=PATIENT | promise),
         levels=given_levels(load),
         search_seed=1,
         confirm_seeds=(),
@@ -100,6 +101,14 @@ def test_long_prompts_in_short_steps_are_bound_by_the_prefill_budget(context: Jo
     assert kinds(measured(context, 13, {"max_num_batched_tokens": 64}, load)) == ["prefill_budget"]
 
 
+def test_a_long_prompt_alone_takes_the_time_to_compute_it(context: JobContext):
+    """In one step, before a limit that nothing could meet."""
+    load = workload(context, (1,), tokens_in=900, tokens_out=8, requests=24)
+    outcome = measured(context, 17, {"max_num_batched_tokens": 1024}, load, p99_ttft_ms=1.0)
+    assert kinds(outcome) == ["compute"]
+    assert "ms were prefill" in outcome.points[0].bottleneck.evidence
+
+
 def test_bursts_queue_for_places_that_are_free_most_of_the_time(context: JobContext, tmp_path: Path):
     """Eight requests at once for four places, every ten seconds: on the average next to nobody waits."""
     rows = [
@@ -115,3 +124,13 @@ def test_bursts_queue_for_places_that_are_free_most_of_the_time(context: JobCont
     load = with_data_file(Workload.model_validate(document), tmp_path)
     outcome = measured(context, 14, {"max_num_seqs": 4}, load)
     assert kinds(outcome) == ["queueing"], outcome.points[0].engine
+
+
+def test_what_is_read_of_the_memory_is_what_the_engine_counts(context: JobContext):
+    """It counts activations too, and a batch's KV cache in whole; weights are most of both."""
+    load = workload(context, (4,), tokens_in=64, tokens_out=48, requests=48)
+    (point,) = measured(context, 16, {"enable_mfu_metrics": True}, load).points
+    ours = point.model_copy(update={"engine": {k: v for k, v in point.engine.items() if not k.startswith("estimated")}})
+    for share, within in ((model_bandwidth_utilization, 0.15), (model_flops_utilization, 0.05)):
+        assert share(ours, context.model, 1.0) == pytest.approx(share(point, context.model, 1.0), rel=within)
+        assert share(ours, context.model, 1.0) != share(point, context.model, 1.0)

@@ -13,7 +13,7 @@ from rich.console import Console
 from autotune.choice import price_of
 from autotune.engine_config import EngineConfig
 from autotune.export import ExportSource, export
-from autotune.model_card import ModelCard
+from autotune.model_card import ModelCard, read_model
 from autotune.report.levels import bottleneck_lines, levels_table
 from autotune.report.tables import front_table
 from autotune.results import (
@@ -35,7 +35,7 @@ from autotune.settings import EngineProfile, Settings
 from autotune.spec import Devices, Sla
 from autotune.study.grid import Grid
 from autotune.study.shown import shown
-from autotune.trial.reading import model_flops_utilization, read
+from autotune.trial.reading import Peaks, model_bandwidth_utilization, model_flops_utilization, read
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CARD = ModelCard(
@@ -114,7 +114,7 @@ def test_the_engines_own_count_goes_first():
 def test_there_is_no_mfu_without_a_model_size_a_peak_or_an_answer():
     assert model_flops_utilization(point(), replace(CARD, layer_parameters=0), 3.0) is None
     assert model_flops_utilization(point(completed=0, request_throughput=0.0), CARD, 3.0) is None
-    assert read(point(), CARD, None).mfu is None
+    assert read(point(), CARD, Peaks()).mfu is None
 
 
 def test_a_point_is_read_with_its_bottleneck_and_its_mfu():
@@ -124,10 +124,84 @@ def test_a_point_is_read_with_its_bottleneck_and_its_mfu():
         "requests_waiting_mean": 9.0,
         "requests_waiting_max": 12.0,
     }
-    found = read(point(engine=crowded), CARD, 3.0)
+    found = read(point(engine=crowded), CARD, Peaks(tflops=3.0))
     assert found.bottleneck is not None
     assert found.bottleneck.kind == "slots"
     assert found.mfu == pytest.approx(0.2)
+
+
+# Model bandwidth utilization
+
+
+STEPS = {"iterations": 300.0, "generation_tokens": 1050.0}  # 2 steps for every 7 tokens: 6 for the 21 of a request
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    return dense(tmp_path_factory.mktemp("tied"), tie_word_embeddings=True)
+
+
+def dense(folder: Path, **more: Any) -> ModelCard:
+    """Two layers of 8 x 8 values: by hand 2 (4 · 64 + 3 · 8 · 16 + 2 · 8) + 8 = 1,320 weights and a table of 80."""
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 10,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "torch_dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(config | more))
+    return read_model(folder)
+
+
+def test_mbu_is_the_weights_of_every_step_and_the_cache_of_every_token(tied: ModelCard):
+    """A request takes 6 steps of 2 · 1,400 bytes, and 20 of its tokens read 100 to 120 positions of 64 bytes."""
+    positions = 20 * 100 + 20 * 21 / 2
+    expected = 5 * (6 * 2 * 1400 + 64 * positions) / 2 / 1e6  # 5 requests/s on two devices of 0.001 GB/s
+    assert tied.kv_bytes_per_token == 64
+    assert model_bandwidth_utilization(point(engine=STEPS), tied, 0.001) == pytest.approx(expected)
+
+
+def test_of_an_embedding_table_of_its_own_only_rows_are_read(tied: ModelCard, tmp_path: Path):
+    """The output layer is as large as the table, so as much is read as with one table for both."""
+    apart = dense(tmp_path, tie_word_embeddings=False)
+    assert apart.weight_bytes == tied.weight_bytes + 160
+    shares = [model_bandwidth_utilization(point(engine=STEPS), card, 0.001) for card in (apart, tied)]
+    assert shares[0] == pytest.approx(shares[1])
+
+
+def test_the_engines_own_count_of_bytes_goes_first(tied: ModelCard):
+    """It counted 4e6 bytes a device for each token, at 105 tokens/s."""
+    counted = point(engine={**STEPS, "estimated_read_bytes_per_device": 4.2e9})
+    assert model_bandwidth_utilization(counted, tied, 1.0) == pytest.approx(4e6 * 105 / 1e9)
+
+
+def test_there_is_no_mbu_without_steps_a_size_or_a_peak_nor_of_experts(tied: ModelCard):
+    assert model_bandwidth_utilization(point(), tied, 1.0) is None
+    assert model_bandwidth_utilization(point(engine=STEPS), CARD, 1.0) is None
+    assert model_bandwidth_utilization(point(engine=STEPS), replace(tied, expert_bytes=1), 1.0) is None
+    assert read(point(engine=STEPS), tied, Peaks()).mbu is None
+
+
+def test_a_point_whose_reading_takes_the_bandwidth_is_bound_by_it(tied: ModelCard):
+    peak = (model_bandwidth_utilization(point(engine=STEPS), tied, 1.0) or 0.0) / 0.7
+    found = read(point(engine=STEPS), tied, Peaks(memory_gb_per_s=peak, tflops=1e-9)).bottleneck
+    assert found is not None
+    assert found.kind == "bandwidth"
+    assert "took 70% of the memory bandwidth" in found.evidence
+    less = read(point(engine=STEPS), tied, Peaks(memory_gb_per_s=peak * 1.2)).bottleneck
+    assert less is None or less.kind != "bandwidth"
+
+
+def test_what_the_device_says_of_its_bandwidth_goes_before_what_is_computed(tied: ModelCard):
+    idle = point(engine={**STEPS, "memory_bandwidth_utilization": 0.2, "device_utilization": 0.2})
+    found = read(idle, tied, Peaks(memory_gb_per_s=1e-6))
+    assert (found.mbu or 0) > 1
+    assert found.bottleneck is None or found.bottleneck.kind != "bandwidth"
 
 
 # Cost
@@ -194,7 +268,8 @@ def source(measured: LoadPoint, price: float | None = None) -> ExportSource:
 
 
 def test_an_export_names_the_bottleneck_and_the_utilization():
-    text = export(source(point(bottleneck=SLOTS, mfu=0.381)), "vllm")
+    text = export(source(point(bottleneck=SLOTS, mfu=0.381, mbu=0.72)), "vllm")
+    assert "# model bandwidth utilization (MBU) 72.0%\n" in text
     assert "# bottleneck at this load: slots (all 4 places were taken)\n" in text
     assert "# model FLOPs utilization (MFU) 38.1%\n" in text
 
@@ -227,13 +302,14 @@ def text_of(table: Any) -> str:
 
 
 def test_the_levels_of_a_trial_show_verdict_bottleneck_and_utilization():
-    missed = point(level=4, violations={"p99_ttft_ms": 0.4}, bottleneck=SLOTS, mfu=0.381)
+    missed = point(level=4, violations={"p99_ttft_ms": 0.4}, bottleneck=SLOTS, mfu=0.381, mbu=0.72)
     late = point(level=5, invalid="the client was late")
     lines = text_of(levels_table([point(bottleneck=SLOTS), missed, late])).splitlines()
     row = {line.split("│")[1].strip(): line for line in lines if "│" in line}
     assert [row[level].count("met") for level in ("3", "4", "5")] == [1, 0, 0]
     assert "missed" in row["4"]
     assert "38.1%" in row["4"]
+    assert "72.0%" in row["4"]
     assert "slots" in row["4"]
     assert "not valid" in row["5"]
 
@@ -287,6 +363,6 @@ def test_a_level_that_was_ended_before_anybody_was_served_or_failed_is_shown_too
 
 
 def test_the_dashboard_shows_the_reading_beside_the_values():
-    found = shown(trial(point(bottleneck=SLOTS, mfu=0.38123)), Grid(()), Sla(p99_ttft_ms=200)).attributes
+    found = shown(trial(point(bottleneck=SLOTS, mfu=0.38123, mbu=0.72)), Grid(()), Sla(p99_ttft_ms=200)).attributes
     assert found["bottleneck"] == "slots: all 4 places were taken. Raise max_num_seqs."
-    assert found["MFU"] == 0.3812
+    assert (found["MFU"], found["MBU"]) == (0.3812, 0.72)

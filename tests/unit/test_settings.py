@@ -58,7 +58,7 @@ def test_all_problems_of_a_profile_are_named_in_plain_words(machine):
         load_settings()
     known = (
         "executable, platform, engine, environment, arguments, jemalloc, start_timeout_s, start_stall_timeout_s, "
-        "stall_timeout_s, device_rest_s, peak_tflops, price_per_device_hour, model_roots"
+        "stall_timeout_s, device_rest_s, peak_tflops, peak_memory_gb_per_s, price_per_device_hour, model_roots"
     )
     assert caught.value.problems == (
         f"{file}: profiles.npu.executable: missing key",
