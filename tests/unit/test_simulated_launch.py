@@ -22,6 +22,7 @@ from autotune.engines.simulated.metrics import Metrics
 from autotune.engines.simulated.model import Model, read
 from autotune.engines.simulated.refusal import Refused
 from autotune.engines.simulated.replay import counters as virtual_counters
+from autotune.errors import InputError
 from autotune.loading import bundled, load
 from autotune.results import Evidence
 from autotune.search_space import SearchSpace
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 TINY = ROOT / "autotune" / "demo" / "tiny-llama"
 STAMP = transcript.Stamp("01-01 00:00:00", 1)
 SEVEN_B = {
+    "model_type": "qwen2",
     "architectures": ["Qwen2ForCausalLM"],
     "vocab_size": 152064,
     "hidden_size": 3584,
@@ -174,8 +176,14 @@ def test_a_model_is_as_large_as_its_config_says(seven_b: Path) -> None:
 def test_only_some_experts_of_a_mixture_are_computed(tmp_path: Path) -> None:
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 100}
     (tmp_path / "config.json").write_text(json.dumps(SEVEN_B | experts))
-    attention = 3584 * 128 * (2 * 28 + 2 * 4)
-    assert read(tmp_path).active_parameters == 28 * (attention + 2 * 3 * 3584 * 100)
+    attention, router = 3584 * 128 * (2 * 28 + 2 * 4), 3584 * 8
+    assert read(tmp_path).active_parameters == 28 * (attention + router + 2 * 3 * 3584 * 100)
+
+
+def test_a_model_of_unknown_sizes_is_not_simulated(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SEVEN_B | {"model_type": "novel"}))
+    with pytest.raises(InputError, match="the sizes of this architecture are not known"):
+        read(tmp_path)
 
 
 def test_of_experts_a_step_reads_those_that_its_tokens_are_routed_to(tmp_path: Path) -> None:
@@ -401,6 +409,7 @@ class TestCost:
     def test_few_sequences_of_a_mixture_of_experts_read_few_experts(self, tmp_path: Path) -> None:
         """Qwen3-30B-A3B: 58 of its 61 GB are experts, of which one token reads one in sixteen."""
         mixture = {
+            "model_type": "qwen3_moe",
             "num_hidden_layers": 48,
             "hidden_size": 2048,
             "num_attention_heads": 32,

@@ -14,7 +14,7 @@ from autotune.measurement import load_point
 from autotune.model_card import read_model
 from autotune.results import Load, LoadPoint
 from autotune.spec import Sla
-from autotune.trial.reading import read
+from autotune.trial.reading import Peaks, read
 from autotune.trial.virtual_window import VirtualInstrument
 from autotune.workload import LevelPlan, PlannedRequest
 
@@ -38,7 +38,7 @@ def measured(
     window = instrument.window()
     run = instrument.send(plan, LevelWatch())
     point = load_point(run, level=0, load=load, devices=1, seed=0, sla=sla, engine_counters=window.close())
-    return read(point, read_model(TINY), 1.0)
+    return read(point, read_model(TINY), Peaks(tflops=1.0))
 
 
 @pytest.mark.parametrize(

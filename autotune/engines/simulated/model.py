@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autotune.errors import InputError
 from autotune.model_card import read_model
@@ -54,61 +53,37 @@ class Model:
 
 
 def read(folder: Path) -> Model:
-    """Read a model folder. Raises InputError when there is no `config.json`, or it is not a decoder's."""
+    """Read a model folder. Raises InputError when it has no `config.json`, or one whose sizes are not known."""
     card = read_model(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text: dict[str, Any] = config.get("text_config") or config
-    try:
-        layers, hidden, heads = (
-            int(text[name]) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    size = card.size
+    if size is None:
+        raise InputError(
+            f"{folder / 'config.json'}: the sizes of this architecture are not known, so it cannot be simulated; "
+            "use a Llama, Mistral, Mixtral, Qwen, Phi-3, Gemma, GLM or DeepSeek model"
         )
-    except KeyError as exc:
-        raise InputError(f"{folder / 'config.json'}: has no {exc}; only decoders can be simulated") from exc
-    head_size = int(text.get("head_dim") or hidden // heads)
-    kv_heads = int(text.get("num_key_value_heads") or heads)
-    intermediate = int(text.get("intermediate_size") or 4 * hidden)
-    attention = hidden * head_size * (2 * heads + 2 * kv_heads)
-    layer = _feed_forward(text, hidden, intermediate)
-    table = card.vocab_size * hidden
-    tables = table if text.get("tie_word_embeddings") else 2 * table
-    parameters = layers * (attention + layer.always + layer.experts * layer.expert) + tables
-    weight_bytes = card.weight_bytes or parameters * _BYTES_PER_VALUE
-    full_kv = 2 * layers * kv_heads * head_size * _BYTES_PER_VALUE
+    in_full = 2 * size.layers * size.kv_heads * size.head_size * _BYTES_PER_VALUE
     return Model(
-        architecture=(config.get("architectures") or ["LlamaForCausalLM"])[0],
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        latent_kv=bool(text.get("kv_lora_rank")),
-        head_size=head_size,
-        intermediate=intermediate,
-        vocabulary=card.vocab_size,
+        architecture=_architecture(folder),
+        layers=size.layers,
+        hidden=size.hidden,
+        heads=size.heads,
+        kv_heads=size.kv_heads,
+        latent_kv=card.latent,
+        head_size=size.head_size,
+        intermediate=size.intermediate,
+        vocabulary=size.vocabulary,
         max_positions=card.max_positions,
-        active_parameters=layers * (attention + layer.always + layer.chosen * layer.expert),
-        head_parameters=table,
-        weight_bytes=weight_bytes,
-        kv_bytes_per_token=card.kv_bytes_per_token or full_kv,  # an upper bound for sliding windows
-        experts=layer.experts,
-        experts_per_token=layer.chosen,
-        expert_bytes=weight_bytes * layers * layer.experts * layer.expert // parameters,
+        active_parameters=card.layer_parameters,
+        head_parameters=card.head_parameters,
+        weight_bytes=card.weight_bytes,
+        kv_bytes_per_token=card.kv_bytes_per_token or in_full,  # an upper bound for sliding windows
+        experts=size.experts,
+        experts_per_token=size.experts_per_token,
+        expert_bytes=card.expert_bytes,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _FeedForward:
-    """A layer's gated feed-forward part, in weights."""
-
-    always: int  # that every token is multiplied with: all of it, or the shared experts
-    experts: int = 0
-    chosen: int = 0  # of these, per token
-    expert: int = 0  # weights of one
-
-
-def _feed_forward(text: dict[str, Any], hidden: int, intermediate: int) -> _FeedForward:
-    experts = int(text.get("num_experts") or text.get("n_routed_experts") or text.get("num_local_experts") or 0)
-    if not experts:
-        return _FeedForward(always=3 * hidden * intermediate)
-    one = 3 * hidden * int(text.get("moe_intermediate_size") or intermediate)
-    chosen = min(experts, int(text.get("num_experts_per_tok") or 1))
-    return _FeedForward(always=int(text.get("n_shared_experts") or 0) * one, experts=experts, chosen=chosen, expert=one)
+def _architecture(folder: Path) -> str:
+    """The class that vLLM would name in its log."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str((config.get("architectures") or ["LlamaForCausalLM"])[0])
