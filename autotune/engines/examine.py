@@ -1,5 +1,6 @@
 """Asks an engine's own environment what it is: versions, platform and known arguments."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -69,6 +70,11 @@ def probe(
             "name the `vllm` executable of the engine's environment in the profile"
         )
     return info
+
+
+def questions() -> str:
+    """What `probe` asks, as a digest: an answer that was kept is of use while the questions are the same."""
+    return hashlib.sha256(Path(str(probe_script.__file__)).read_bytes()).hexdigest()
 
 
 def interpreter_of(executable: str) -> str:

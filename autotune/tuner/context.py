@@ -14,9 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autotune import __version__
 from autotune.engine_config import EngineConfig, Value, devices_needed
-from autotune.engines.examine import EngineInfo, probe
+from autotune.engines.examine import EngineInfo, probe, questions
 from autotune.engines.simulated import info as simulated
 from autotune.errors import EnvironmentProblem, InputError, NotFound
 from autotune.instruments import Instrument, version_problem
@@ -257,7 +256,7 @@ def describe_engine(chosen: EngineProfile, cache: Path) -> EngineInfo:
         return simulated.describe(executable)
     packages = executable.parent.parent.glob("lib/python*/site-packages")  # touched by every pip install
     changed = [place.stat().st_mtime_ns for place in (executable, *sorted(packages))]
-    identity = f"{__version__}:{executable}:{changed}:{sorted(chosen.environment.items())}"
+    identity = f"{questions()}:{executable}:{changed}:{sorted(chosen.environment.items())}"
     known = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(OSError, ValidationError):  # none yet, or half written: ask again
         return EngineInfo.model_validate_json(known.read_text())

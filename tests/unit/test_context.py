@@ -92,6 +92,18 @@ def test_a_damaged_probe_cache_is_asked_again(tmp_path: Path) -> None:
     assert context.describe_engine(engine, tmp_path / "probes") == first
 
 
+def test_a_probe_that_asks_something_else_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what a newer probe tells would be missing until the engine changes."""
+    vllm = runpy.run_path("tests/data/fault_vllm.py")["install"](tmp_path)
+    engine = EngineProfile(executable=vllm, platform="cpu")
+    context.describe_engine(engine, tmp_path / "probes")
+    context.describe_engine(engine, tmp_path / "probes")
+    assert len(list((tmp_path / "probes").iterdir())) == 1
+    monkeypatch.setattr(context, "questions", lambda: "of a newer version")
+    context.describe_engine(engine, tmp_path / "probes")
+    assert len(list((tmp_path / "probes").iterdir())) == 2
+
+
 def test_what_is_wrong_with_a_space_is_told_together_before_a_launch(make_context: MakeContext, tmp_path: Path) -> None:
     parameters = {
         "omp": {"type": "int", "values": [1, 2], "target": {"kind": "environment", "name": "OMP_NUM_THREAD"}},
