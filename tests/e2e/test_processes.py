@@ -15,6 +15,8 @@ import httpx
 import psutil
 import pytest
 
+pytestmark = pytest.mark.process
+
 PATIENCE_S = 60.0
 
 
