@@ -65,6 +65,7 @@ class LoadPoint(Record):
     duration_s: float
     completed: int
     failed: int
+    failure_reasons: dict[str, int] = {}  # the most frequent ones first, with how many requests had each
     request_throughput: float  # requests/s
     output_throughput: float  # tokens/s
     total_token_throughput: float  # tokens/s, input and output

@@ -151,7 +151,7 @@ def _nothing_waits(point: LoadPoint) -> str:
         return ""
     places = f" of {_limit(point, 'max_num_seqs'):.0f}" if "max_num_seqs" in figures else ""
     return (
-        f"the SLA was met and nothing waited: at most {figures['requests_running_max']:.0f}{places} requests were "
+        f"nothing waited: at most {figures['requests_running_max']:.0f}{places} requests were "
         f"running, the KV cache was up to {figures.get('kv_cache_usage_max', 0.0):.0%} full"
     )
 

@@ -1,4 +1,4 @@
-"""Small HTTP requests to an engine on this machine, never through a proxy."""
+"""Small HTTP requests to an engine, never through a proxy, and never sent on to another address."""
 
 import http.client
 import json
@@ -7,7 +7,15 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Redirects are answers like others: who follows one takes the key to whatever host it names."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None: do not follow."""
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,9 @@ class Answer:
 
 def request(server: Server, path: str, *, document: dict[str, Any] | None = None, timeout_s: float = 5.0) -> Answer:
     """GET `path`, or POST `document` to it as JSON. No answer is an Answer too: nothing is raised."""
-    headers = {"Authorization": f"Bearer {server.api_key}", "Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"}
+    if server.api_key:
+        headers["Authorization"] = f"Bearer {server.api_key}"
     data = None if document is None else json.dumps(document).encode()
     try:
         question = urllib.request.Request(server.base_url + path, data=data, headers=headers)  # noqa: S310 - loopback

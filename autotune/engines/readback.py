@@ -1,5 +1,6 @@
 """What an engine says of itself: effective values from `/metrics` and the log, and its counters."""
 
+import contextlib
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -168,9 +169,13 @@ def counter_deltas(before: Mapping[str, float], after: Mapping[str, float]) -> d
 
 
 def _samples(metrics_text: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Samples of a Prometheus text exposition (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+    """Samples of a Prometheus text exposition (https://prometheus.io/docs/instrumenting/exposition_formats/).
+
+    What else a server may say at that address has none.
+    """
     for line in metrics_text.splitlines():
         match = _SAMPLE.match(line)
-        if match:
-            labels = dict(_LABEL.findall(match["labels"] or ""))
-            yield match["name"], labels, float(match["value"])
+        if match is None:
+            continue
+        with contextlib.suppress(ValueError):  # a line of two words
+            yield match["name"], dict(_LABEL.findall(match["labels"] or "")), float(match["value"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from autotune.errors import EnvironmentProblem
+from autotune.loadgen.exchange import noting_reuse
 from autotune.workload import PlannedRequest
 
 KEEPALIVE_S = (
@@ -18,13 +19,21 @@ CONNECT_S = 5.0  # connections that are not there by then are made when they are
 SPARE_FILES = 128  # descriptors besides one per request: logs, pipes, the actor's own connections
 
 
+class TooFewFiles(EnvironmentProblem):
+    """The process may not open a connection for each request of a level."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an engine listens, and under which name and key."""
+    """Where an engine listens, and under which name and key.
+
+    `exact` answers have the planned length, whatever the model would say (`ignore_eos`); else they may be shorter.
+    """
 
     base_url: str
     model: str
     api_key: str = field(default="", repr=False)
+    exact: bool = True
 
 
 def open_session(endpoint: Endpoint) -> aiohttp.ClientSession:
@@ -33,9 +42,10 @@ def open_session(endpoint: Endpoint) -> aiohttp.ClientSession:
     if endpoint.api_key:
         headers["Authorization"] = f"Bearer {endpoint.api_key}"
     return aiohttp.ClientSession(
-        base_url=endpoint.base_url,
+        base_url=endpoint.base_url.rstrip("/") + "/",
         headers=headers,
         # No limit here: the plan says how many are in flight, and aiohttp's default of 100 would queue the rest unseen.
+        trace_configs=[noting_reuse()],
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
         # One clock per request, in `exchange`: aiohttp's own rounds time-outs up to whole seconds.
         timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
@@ -54,17 +64,17 @@ async def open_connections(session: aiohttp.ClientSession, count: int) -> None:
 
 async def _ask_health(session: aiohttp.ClientSession) -> None:
     with contextlib.suppress(aiohttp.ClientError, OSError):
-        async with session.get("/health") as response:
+        async with session.get("health", allow_redirects=False) as response:
             await response.read()
 
 
-def body(request: PlannedRequest, model: str) -> bytes:
-    """The JSON document that asks for exactly the planned tokens, as a stream with usage."""
+def body(request: PlannedRequest, endpoint: Endpoint) -> bytes:
+    """The JSON document that asks for the planned tokens, as a stream with usage."""
     document = {
-        "model": model,
+        "model": endpoint.model,
         "prompt": request.prompt,
         "max_tokens": request.max_tokens,
-        "ignore_eos": True,
+        **({"ignore_eos": True} if endpoint.exact else {}),
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -75,14 +85,14 @@ def body(request: PlannedRequest, model: str) -> bytes:
 def allow_connections(count: int) -> None:
     """Raise the soft limit of open files where needed: an overloaded open loop holds one connection per request.
 
-    Raises EnvironmentProblem when the hard limit is too low.
+    Raises TooFewFiles when the hard limit is too low.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + SPARE_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise EnvironmentProblem(
+        raise TooFewFiles(
             f"the level may need {count} connections, but the process may open only {hard} files; "
             "raise the hard limit (ulimit -Hn, or LimitNOFILE of the service), or lower requests_per_level"
         )

@@ -32,7 +32,13 @@ class Level:
     """One level while it runs. Its clock starts when its connections are ready."""
 
     def __init__(
-        self, plan: LevelPlan, bodies: Mapping[int, bytes], session: aiohttp.ClientSession, watch: LevelWatch
+        self,
+        plan: LevelPlan,
+        bodies: Mapping[int, bytes],
+        session: aiohttp.ClientSession,
+        watch: LevelWatch,
+        *,
+        exact: bool = True,
     ) -> None:
         self.records: list[RequestRecord] = []
         self.client = ClientUse()
@@ -40,7 +46,7 @@ class Level:
         self.has_tokens = False  # whether any request got a token
         self.heard_s = 0.0  # when the engine last gave a sign of life: a token, or the end of an answer
         self.owed = 0  # requests that were sent and that wait for the engine
-        self._plan, self._bodies, self._session, self._watch = plan, bodies, session, watch
+        self._plan, self._bodies, self._session, self._watch, self._exact = plan, bodies, session, watch, exact
         self._firsts = [request for request in plan.requests if request.follows is None]
         self._next_turns = {request.follows: request for request in plan.requests if request.follows is not None}
         self._flights: dict[int, _Flight] = {}
@@ -137,7 +143,7 @@ class Level:
         finally:
             self.owed -= 1
         self.heard_s = self._now_s()
-        return error or stream.problem(flight.request.max_tokens)
+        return error or stream.problem(flight.request.max_tokens, exact=self._exact)
 
     def _record(self, flight: _Flight, error: str | None) -> RequestRecord:
         stream = flight.stream

@@ -20,7 +20,7 @@ def measure(
 ) -> LevelRun:
     """Run a level in the calling thread; see `run_level`.
 
-    Raises EnvironmentProblem when the process may not open enough connections.
+    Raises TooFewFiles when the process may not open enough connections.
     """
     allow_connections(plan.max_concurrency or len(plan.requests))
     with _frozen_garbage(), on_time():
@@ -47,9 +47,9 @@ async def run_level(
     others that get theirs are no stall.
     """
     pulse = pulse or Pulse()
-    bodies = {request.index: body(request, endpoint.model) for request in plan.requests}
+    bodies = {request.index: body(request, endpoint) for request in plan.requests}
     async with open_session(endpoint) as session:
-        level = Level(plan, bodies, session, watch)
+        level = Level(plan, bodies, session, watch, exact=endpoint.exact)
         async with asyncio.TaskGroup() as group:
             stalled = await look_after(group.create_task(level.run()), level, watch.stopped, pulse)
     if stalled:

@@ -1,6 +1,7 @@
 """From what the client saw of each request to a load point: percentiles with bounds, goodput, violations of the SLA."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from autotune.measurement.verdict import violations
 from autotune.results import Load, LoadPoint
 from autotune.spec import LATENCY_METRICS, Sla
 
+MOST_REASONS = 5  # that a load point tells; all are in the trial's files
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 
 
@@ -47,6 +49,7 @@ def load_point(
         seed=seed,
         completed=len(good),
         failed=failed,
+        failure_reasons=_reasons(records),
         unfinished=max(0, run.planned - len(good) - failed) if run.aborted else 0,
         aborted=run.aborted,
         violations={},
@@ -79,6 +82,12 @@ def joined(*runs: LevelRun) -> LevelRun:
         planned=sum(run.planned for run in runs),
         aborted=any(run.aborted for run in runs),
     )
+
+
+def _reasons(records: Sequence[RequestRecord]) -> dict[str, int]:
+    """Why requests failed, the most frequent reasons first."""
+    reasons = Counter(r.error for r in records if r.error is not None and not r.unfinished)
+    return dict(reasons.most_common(MOST_REASONS))
 
 
 def _throughputs(records: Sequence[RequestRecord], good: Sequence[RequestRecord], sla: Sla) -> dict[str, float]:

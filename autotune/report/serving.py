@@ -32,6 +32,8 @@ def serving_document(point: LoadPoint, *, is_judged: bool = True) -> dict[str, A
         "duration": point.duration_s,
         "completed": point.completed,
         "failed": point.failed,
+        "errors": point.failure_reasons,
+        "seed": point.seed,
         "total_input_tokens": _input_tokens(point),
         "total_output_tokens": _output_tokens(point),
         "request_throughput": point.request_throughput,
@@ -40,6 +42,7 @@ def serving_document(point: LoadPoint, *, is_judged: bool = True) -> dict[str, A
         "total_token_throughput": point.total_token_throughput,
         **latencies,
         "client_lag_ms": point.client_lag_ms,
+        "client_pause_ms": point.client_pause_ms,
         "client_cpu_share": point.client_cpu_share,
         "invalid": point.invalid or None,
         "steady": point.steady if point.drift is not None or not point.steady else None,
@@ -56,6 +59,8 @@ def _lines(point: LoadPoint, *, is_judged: bool) -> Iterator[str]:
     yield _row("Load:", str(point.load))
     yield _row("Successful requests:", str(point.completed))
     yield _row("Failed requests:", str(point.failed))
+    for reason, count in point.failure_reasons.items():
+        yield f"{count:8d} x {reason}"
     if point.unfinished:
         yield _row("Unfinished requests (ended early):", str(point.unfinished))
     yield _row("Benchmark duration (s):", f"{point.duration_s:.2f}")
@@ -71,8 +76,13 @@ def _lines(point: LoadPoint, *, is_judged: bool) -> Iterator[str]:
         yield from _latency_lines(name, getattr(point, metric))
     yield f"{' Can it be believed ':-^{_WIDTH}}"
     yield _row("P99 client lag (ms):", f"{point.client_lag_ms:.2f}")
+    yield _row("P99 client pause (ms):", f"{point.client_pause_ms:.2f}")
     yield _row("Client CPU (share of a core):", f"{point.client_cpu_share:.2f}")
     yield _row("Steady state:", _steady(point))
+    yield _row("Prompt tokens from the prefix cache:", _cached(point))
+    yield _row("Seed of the trace:", str(point.seed))
+    if point.bottleneck is not None:
+        yield f"Bottleneck: {point.bottleneck.kind}: {point.bottleneck.evidence}."
     if point.invalid:
         yield f"INVALID: {point.invalid}"
     yield "=" * _WIDTH
@@ -109,6 +119,12 @@ def _steady(point: LoadPoint) -> str:
         return "yes" if point.drift is not None else "not judged"
     times = "longer without end" if point.drift is None else f"{point.drift:.2f}x the first"
     return f"no: the TTFT of the second half is {times}"
+
+
+def _cached(point: LoadPoint) -> str:
+    """The share of the looked-up prompt tokens that were not computed."""
+    asked, hits = point.engine.get("prefix_cache_queries", 0.0), point.engine.get("prefix_cache_hits", 0.0)
+    return f"{hits / asked:.0%}" if asked else "not told"
 
 
 def _input_tokens(point: LoadPoint) -> int:

@@ -1,6 +1,7 @@
 """An engine that runs already, anywhere, measured without being tuned."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from autotune.trial.request import Control, Course
 from autotune.trial.window import EngineWindow, Sources, idle
 from autotune.workload import LevelPlan
 
+_HINTS = {
+    **dict.fromkeys((401, 403), "set OPENAI_API_KEY to its key"),
+    **dict.fromkeys((301, 302, 303, 307, 308), "redirects are not followed; name the address that it leads to"),
+}
 ASK_TIMEOUT_S = 10.0
 STALL_TIMEOUT_S = 120.0  # an endpoint that owes answers and gives no token for so long is given up
 
@@ -39,7 +44,7 @@ def find_target(url: str, *, model: str | None, api_key: str) -> Target:
     answer = loopback.request(server, "/v1/models", timeout_s=ASK_TIMEOUT_S)
     if answer.status != 200:
         said = f"HTTP {answer.status}: {answer.body[:200].strip()}" if answer.status else answer.body
-        hint = "set OPENAI_API_KEY to its key" if answer.status in (401, 403) else "is the engine up, and is it there?"
+        hint = _HINTS.get(answer.status, "is the engine up, and is it there?")
         raise EnvironmentProblem(f"{server.base_url}/v1/models does not answer as it should ({said}); {hint}")
     served = _served(answer.body)
     if not served:
@@ -50,13 +55,18 @@ def find_target(url: str, *, model: str | None, api_key: str) -> Target:
     return Target(Server(server.base_url, chosen, api_key), served[chosen])
 
 
-def climb_endpoint(course: Course, target: Target, control: Control) -> list[LoadPoint]:
-    """Measure the levels of a course. Raises LevelLost when cancelled, EngineStalled when answers stop coming."""
+def climb_endpoint(
+    course: Course, target: Target, control: Control, tell: Callable[[LoadPoint], None], *, exact: bool = True
+) -> list[LoadPoint]:
+    """Measure the levels of a course and tell each; not `exact`: answers may be shorter than was asked for.
+
+    Raises LevelLost when cancelled, EngineStalled when answers stop coming.
+    """
     server = target.server
     pulse = Pulse(STALL_TIMEOUT_S, course.workload.request_timeout_s)
 
     def send(plan: LevelPlan, watch: LevelWatch) -> LevelRun:
-        return measure(plan, Endpoint(server.base_url, server.model, server.api_key), watch, pulse)
+        return measure(plan, Endpoint(server.base_url, server.model, server.api_key, exact), watch, pulse)
 
     sources = Sources(
         counters=lambda: counters(fetch_metrics(server)),
@@ -67,6 +77,7 @@ def climb_endpoint(course: Course, target: Target, control: Control) -> list[Loa
         send=send,
         gone=lambda: False,
         window=lambda: EngineWindow(sources),
+        tell=tell,
         settled=lambda: idle(gauges(fetch_metrics(server))) is not False,  # some endpoints tell nothing
     )
     return climb(course, site, control)
@@ -90,9 +101,7 @@ def _base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"--url {url}: not an address; write it as http://HOST:PORT")
-    if parts.path.rstrip("/") not in ("", "/v1"):
-        raise InputError(f"--url {url}: an endpoint below a path is not supported; write it as http://HOST:PORT")
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
 
 
 def _served(body: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autotune.level_run import Hopeless, LevelRun, LevelWatch
+from autotune.loadgen import TooFewFiles
 from autotune.measurement import (
     Doubling,
     Given,
@@ -68,6 +69,7 @@ class Site:
     keep_records: bool = True  # write every request down; a simulation can simply be run again
     settled: Callable[[], bool] = lambda: True  # whether the engine has no request any more; may raise Cancelled
     pause: Callable[[float], None] = time.sleep  # between two looks at it (s)
+    tell: Callable[[LoadPoint], None] = lambda _: None  # of each level as soon as it is measured
 
 
 class LevelLost(Exception):
@@ -93,7 +95,14 @@ def climb(course: Course, site: Site, control: Control) -> list[LoadPoint]:
     ladder.warm_up()
     points: list[LoadPoint] = []
     while (level := _next_level(course, points)) is not None:
-        points.append(ladder.measure(level, exact=_must_be_exact(course, level, points)))
+        try:
+            points.append(ladder.measure(level, exact=_must_be_exact(course, level, points)))
+        except TooFewFiles as exc:
+            if not points:
+                raise
+            log.warning("climb_ended", trial=course.name, level=level.value, reason=str(exc))
+            break  # what is measured is measured
+        site.tell(points[-1])
     return points if course.levels else _numbered(points, course.artifacts)
 
 

@@ -102,6 +102,12 @@ def load_workload(reference: str, folder: Path) -> Workload:
     return workload
 
 
+def check_confidence(workload: Workload, sla: Sla) -> None:
+    """Raise InputError when a level has too few requests for the bounds that the SLA's confidence asks for."""
+    if problems := _too_few_requests(workload, sla):
+        raise InputError(problems)
+
+
 def _too_few_requests(workload: Workload, sla: Sla) -> list[str]:
     """SLA lines whose upper bound does not exist for so few requests: no configuration could ever meet them.
 

@@ -1,6 +1,7 @@
 """`autotune bench` as a user types it, against an engine that runs already."""
 
 import http.server
+import itertools
 import json
 import os
 import subprocess
@@ -13,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from autotune.cli.bench import Asked
+from autotune.cli.bench import bench as run_bench
+from autotune.errors import EnvironmentProblem
 from autotune.settings import built_in_profiles
+from autotune.trial import endpoint
 
 pytestmark = pytest.mark.process
 
@@ -47,8 +52,10 @@ def free_port() -> int:
         return int(server.server_address[1])
 
 
-def bench(*words: str | Path, key: str = KEY) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "autotune", "bench", "--workload", "demo", *SMALL, *words]
+def bench(*words: str | Path, key: str = KEY, files: int | None = None) -> "subprocess.CompletedProcess[str]":
+    """What the command says; with at most so many open files."""
+    limited = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
+    command = [*limited, sys.executable, "-m", "autotune", "bench", "--workload", "demo", *SMALL, *words]
     environment = os.environ | {"OPENAI_API_KEY": key}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
 
@@ -126,9 +133,83 @@ def test_records_are_not_mixed_with_older_ones(url: str, tmp_path: Path):
 
 
 def test_the_records_of_all_requests_are_kept_where_they_are_wanted(url: str, tmp_path: Path):
-    assert bench("--url", url, "--records", tmp_path / "kept").returncode == 0
+    assert bench("--url", url, "--records", tmp_path / "kept", "--seed", "0").returncode == 0
     names = sorted(path.name for path in (tmp_path / "kept").iterdir())
     assert names == ["requests-level-0-seed-0.jsonl.gz", "requests-level-1-seed-0.jsonl.gz"]
+
+
+def test_every_measurement_has_prompts_of_its_own_and_tells_their_seed(url: str):
+    """An endpoint keeps its prefix cache from one to the next."""
+    first, second, named = (
+        json.loads(bench("--url", url, "--json", *words).stdout)[0]["seed"] for words in ((), (), ("--seed", "7"))
+    )
+    assert first != second
+    assert named == 7
+    assert "Seed of the trace:                       7" in bench("--url", url, "--seed", "7").stdout
+
+
+def test_why_requests_failed_is_told(url: str):
+    data = "dataset={kind: synthetic, input_tokens: {kind: fixed, tokens: 80}, output_tokens: {kind: fixed, tokens: 4}}"
+    done = bench("--url", url, "--set", data)
+    assert "      24 x HTTP 400: " in done.stdout
+    ((reason, count),) = json.loads(bench("--url", url, "--json", "--set", data).stdout)[0]["errors"].items()
+    assert (reason.startswith("HTTP 400: "), count) == (True, 24)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_was_measured_is_printed_though_the_next_level_cannot_be(url: str, as_json: bool):
+    """The second level needs more connections than this process may open."""
+    words = ["--url", url, "--set", "levels=[4,120]", *(["--json"] if as_json else [])]
+    done = bench(*words, files=200)
+    told = json.loads(done.stdout) if as_json else done.stdout.split(" Serving Benchmark Result ")[1:]
+    assert len(told) == 1
+    assert "may need 120 connections" in done.stderr
+
+
+class Stopping(http.server.BaseHTTPRequestHandler):
+    """Answers the 28 requests of the warm-up and the first level, and then nobody."""
+
+    protocol_version = "HTTP/1.1"
+    left = itertools.count(28, -1)
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        self.say(json.dumps({"data": [{"id": "m", "root": str(TINY)}]} if self.path == "/v1/models" else {}))
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if next(self.left) <= 0:
+            self.over.wait(60)
+            return
+        tokens = asked["max_tokens"]
+        usage = {"prompt_tokens": len(asked["prompt"]), "completion_tokens": tokens}
+        chunks = [json.dumps({"choices": [{"text": "a"}]})] * tokens + [json.dumps({"usage": usage}), "[DONE]"]
+        self.say("".join(f"data: {chunk}\n\n" for chunk in chunks))
+
+    def say(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_level_that_stalls_costs_nothing_of_those_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(endpoint, "STALL_TIMEOUT_S", 1.0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stopping) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        fields = [word for word in SMALL if word != "--set"]
+        asked = Asked(url, "demo", fields, (), None, None, 1, 0, None, exact=True)
+        with pytest.raises(EnvironmentProblem, match="no request got a token for 1 s"):
+            run_bench(asked, as_json=True)
+        Stopping.over.set()
+        server.shutdown()
+    assert [level["completed"] for level in json.loads(capsys.readouterr().out)] == [24]
 
 
 def test_a_wrong_key_is_one_clear_message(url: str):
@@ -149,7 +230,10 @@ def test_a_model_that_is_not_served_is_refused_with_those_that_are(url: str):
     ("words", "message"),
     [
         (("--url", "127.0.0.1:8000"), "--url 127.0.0.1:8000: not an address; write it as http://HOST:PORT"),
-        (("--url", "http://127.0.0.1:9/llm/v1"), "an endpoint below a path is not supported"),
+        (
+            ("--url", "http://127.0.0.1:9", "--sla", "confidence=0.95", "--sla", "p99_ttft_ms=9"),
+            "at least 299 requests",
+        ),
         (("--url", "http://127.0.0.1:9", "--sla", "p99_ttft_ms"), "--sla p99_ttft_ms: write LINE=LIMIT"),
         (("--url", "http://127.0.0.1:9", "--set", "levels=[4,2]"), "levels must ascend"),
         (("--url", "http://127.0.0.1:9", "--sla", "p99_ttf_ms=3"), "unknown SLA line"),

@@ -1,6 +1,7 @@
 """The load generator against a real HTTP server with known delays, failures and stalls."""
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -49,10 +50,10 @@ class Server:
 
 
 @asynccontextmanager
-async def listening(handler):
+async def listening(handler, path: str = "/v1/completions"):
     """A server on a free loopback port; yields its address."""
     app = web.Application()
-    app.router.add_post("/v1/completions", handler)
+    app.router.add_post(path, handler)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -230,6 +231,123 @@ def test_an_event_may_arrive_in_pieces_and_with_pings_between():
     (record,) = run(plan(), Server(script))
     assert record.error is None
     assert len(record.token_times_s) == 4
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4}
+
+
+def said(*chunks: str | dict[str, Any], end: str = "data: [DONE]\n\n") -> Script:
+    """These chunks, spaced as json.dumps does where they are no text."""
+    texts = (chunk if isinstance(chunk, str) else json.dumps(chunk) for chunk in chunks)
+    whole = "".join(f"data: {text}\n\n" for text in texts) + end
+
+    async def script(_: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+        await response.write(whole.encode())
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(said(*[TOKEN] * 3, {**TOKEN, "usage": USAGE}), id="usage beside the last token"),
+        pytest.param(said(*[{**TOKEN, "usage": USAGE}] * 4), id="usage beside every token"),
+        pytest.param(said(*['{"choices" : [ {"text" : "a"} ]}'] * 4, {"usage": USAGE}), id="other spaces"),
+        pytest.param(said(*[TOKEN] * 4, {"error": None, "usage": USAGE}), id="an error that is none"),
+        pytest.param(said(*[TOKEN] * 4, {"usage": USAGE}, end="data: [DONE]"), id="no line end at the end"),
+    ],
+)
+def test_an_answer_is_understood_however_its_server_writes_it(script: Script):
+    (record,) = run(plan(), Server(script))
+    assert (record.error, len(record.token_times_s), record.output_tokens) == (None, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "error"),
+    [
+        ('{"usage": {"prompt_tokens": "many", "completion_tokens": [4]}}', "usage without whole numbers"),
+        ('{"usage": {"prompt_tokens": NaN, "completion_tokens": 4}}', "usage without whole numbers"),
+        ('{"usage": {"prompt_tokens": -3, "completion_tokens": 4}}', "usage without whole numbers"),
+        ("[" * 100_000, "unreadable chunk: [[["),
+    ],
+)
+def test_a_chunk_that_means_nothing_fails_its_own_request(chunk: str, error: str):
+    """The others of the level, before and after it, count."""
+    good, asked = said(*[TOKEN] * 4, {"usage": USAGE}), itertools.count()
+
+    async def script(server: Server, response: web.StreamResponse, body: dict[str, Any]) -> None:
+        await (said(TOKEN, chunk) if next(asked) == 1 else good)(server, response, body)
+
+    errors = [record.error for record in run(plan(3, users=1), Server(script))]
+    assert (errors[0], errors[2]) == (None, None)
+    assert errors[1].startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("exact", "completion", "error"), [(True, 2, "asked for 4"), (False, 2, None), (False, 5, "asked for 4")]
+)
+def test_shorter_answers_count_where_the_length_is_the_models_choice(exact: bool, completion: int, error: str | None):
+    server = Server(said(TOKEN, TOKEN, {"usage": {"prompt_tokens": 3, "completion_tokens": completion}}))
+
+    async def main() -> LevelRun:
+        async with listening(server.complete) as url:
+            return await run_level(plan(), Endpoint(url, "m", exact=exact))
+
+    (record,) = asyncio.run(main()).records
+    assert (record.error or "").startswith(error or "")
+    assert (record.error is None) == (error is None)
+    assert ("ignore_eos" in server.asked[0]) == exact
+
+
+def test_an_endpoint_may_lie_below_a_path():
+    server, asked = Server(answer), []
+
+    async def main() -> LevelRun:
+        async def note(request: web.Request) -> web.StreamResponse:
+            asked.append(request.path)
+            return await server.complete(request)
+
+        async with listening(note, path="/llm/v1/completions") as url:
+            return await run_level(plan(), Endpoint(f"{url}/llm", "m"))
+
+    (record,) = asyncio.run(main()).records
+    assert (record.error, asked) == (None, ["/llm/v1/completions"])
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:9/", "http://a..b/", "/v1/completions"])
+def test_a_redirect_is_a_failure_and_takes_the_key_nowhere(location: str):
+    async def elsewhere(_: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": location})
+
+    async def main() -> LevelRun:
+        async with listening(elsewhere) as url:
+            return await run_level(plan(3, users=2), Endpoint(url, "m", "key"))
+
+    assert [record.error for record in asyncio.run(main()).records] == ["HTTP 307: "] * 3
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.001])
+def test_a_connection_that_closes_between_two_requests_fails_none(after_s: float):
+    """Without a word, as proxies do that keep connections for a shorter time than the client."""
+    payload = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in [*[TOKEN] * 4, {"usage": USAGE}])
+    payload += b"data: [DONE]\n\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            if b"content-length:" in head:
+                await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
+            await writer.drain()
+            await asyncio.sleep(after_s)
+        writer.close()
+
+    async def main() -> LevelRun:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await run_level(plan(60, users=4), Endpoint(f"http://127.0.0.1:{port}", "m"))
+
+    assert {record.error for record in asyncio.run(main()).records} == {None}
 
 
 @pytest.mark.parametrize("count", [5, 150])

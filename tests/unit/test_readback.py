@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from autotune.engine_config import EngineConfig
 from autotune.engines import readback
 
@@ -58,3 +60,10 @@ def test_limits_are_what_the_engine_runs_with_before_what_it_was_asked():
 def test_a_limit_that_nobody_names_is_left_out():
     assert readback.limits(EngineConfig(arguments={"max_num_seqs": None}), {}) == {}
     assert readback.limits(EngineConfig(arguments={"max_num_seqs": "auto"}), {}) == {}
+
+
+@pytest.mark.parametrize("text", ["Not found\n", "metrics are off\n", "<html><script>\nvar x = 1;\n</script>"])
+def test_what_is_no_exposition_counts_nothing(text: str) -> None:
+    assert readback.counters(text) == {}
+    assert readback.gauges(text) == {}
+    assert readback.effective_values(text, "") == {}

@@ -66,12 +66,17 @@ def bench(
         Path | None, typer.Option(help="The served model's folder here; default what the endpoint tells.")
     ] = None,
     devices: Annotated[int, typer.Option(help="Devices behind the endpoint: levels are per device.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Of the trace.", min=0)] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the trace; default a fresh one, so that nothing is cached.", min=0)
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Ask for answers of exactly the planned length.")
+    ] = True,
     records: Annotated[Path | None, typer.Option(help="Keep every request's record in this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure any OpenAI-compatible endpoint with a workload, without tuning it."""
     from autotune.cli.bench import Asked, bench
 
-    asked = Asked(url, workload, fields or (), sla or (), model, tokenizer, devices, seed, records)
+    asked = Asked(url, workload, fields or (), sla or (), model, tokenizer, devices, seed, records, exact)
     raise typer.Exit(bench(asked, as_json=as_json))
