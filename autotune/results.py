@@ -265,6 +265,9 @@ class ParetoFront(Record):
     points: tuple[FrontPoint, ...] = ()
 
 
+INERT = 0.01  # of the other's throughput: a smaller difference is none
+
+
 class Comparison(Record):
     """A candidate against the baseline, each at its operating point: ratios above 1 are larger than the baseline.
 
@@ -277,6 +280,13 @@ class Comparison(Record):
     throughput_difference_tok_s: float | None = None
     throughput_difference_low_tok_s: float | None = None
     throughput_difference_high_tok_s: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither is clearly faster: they differ by less than 1 %, or the interval contains zero."""
+        low, high = self.throughput_difference_low_tok_s, self.throughput_difference_high_tok_s
+        is_small = self.throughput_ratio is not None and abs(self.throughput_ratio - 1) < INERT
+        return is_small or (low is not None and high is not None and low <= 0 <= high)
 
 
 class Confirmation(Record):

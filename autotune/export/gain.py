@@ -22,7 +22,7 @@ def _interval(comparison: Comparison) -> list[str]:
     if difference is None or low is None or high is None:
         return []
     told = f"difference to the baseline {difference:+.1f} tok/s per device, 95 % interval {low:+.1f} to {high:+.1f}"
-    return [f"{told}: no clear winner over the baseline" if low <= 0 <= high else told]
+    return [f"{told}: no clear winner over the baseline" if comparison.is_open else told]
 
 
 def _step(step: AblationStep) -> str:

@@ -9,10 +9,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.results import AblationStep, Attribution, Difference, KnobChange, StepVerdict
+from autotune.results import INERT, AblationStep, Attribution, Difference, KnobChange, StepVerdict
 from autotune.selection.comparison import paired_difference
-
-INERT = 0.01  # of the baseline's throughput: what an inert knob may seem to bring at most
 
 Names = frozenset[str]
 Figures = Sequence[Sequence[float]]  # throughput under the SLA per device, by configuration and then by round
@@ -96,7 +94,7 @@ def attribute(path: Path, figures: Figures, changes: Mapping[str, KnobChange], *
     total = paired_difference(figures[-1], figures[0])
     is_shared = total.value > 0 and not total.contains_zero  # parts of what may be nothing are no figures
     means = [sum(row) / len(row) for row in figures]
-    floor = INERT * (means[0] or means[-1])
+    floor = INERT * (means[0] or means[-1])  # what an inert knob may seem to bring at most
     steps = []
     for names, before, after in zip(path.steps, figures, figures[1:], strict=False):
         gain = paired_difference(after, before)

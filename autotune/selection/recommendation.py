@@ -4,9 +4,8 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from autotune.results import Comparison, Confirmation, Infeasible, LoadPoint, Recommendation, Trial
+from autotune.results import INERT, Comparison, Confirmation, Infeasible, LoadPoint, Recommendation, Trial
 from autotune.selection import words
-from autotune.selection.attribution import INERT
 from autotune.selection.comparison import compare, ratio, throughput_difference
 from autotune.selection.points import measured, operating_point, searched, worst
 from autotune.spec import Sla
@@ -54,9 +53,10 @@ def recommend(
 ) -> Recommendation:
     """The configuration to run, with its reason in one sentence.
 
-    With re-runs, those that hold the SLA are ranked by their mean throughput per device, the baseline among them;
-    without, the best observed operating point is named as unconfirmed. Otherwise the closest trial is named. `broken`
-    are the trials whose configuration did not start again: nobody wants one of those.
+    With re-runs, those that hold the SLA are ranked by their mean throughput per device, the baseline among them, and
+    those within 1 % of the fastest by their margin to the SLA; without, the best observed operating point is named as
+    unconfirmed. Otherwise the closest trial is named. `broken` are the trials whose configuration did not start again:
+    nobody wants one of those.
     """
     if confirmations:
         return _from_reruns(trials, confirmations, sla)
@@ -97,7 +97,7 @@ def recommend_reset(reset: Reset, base: Confirmation | None, sla: Sla) -> Recomm
 def _from_reruns(trials: Sequence[Trial], confirmations: Sequence[Confirmation], sla: Sla) -> Recommendation:
     by_number = {trial.number: trial for trial in trials}
     base = next((c for c in confirmations if by_number[c.trial].purpose == "baseline"), None)
-    holding = sorted((c for c in confirmations if c.holds), key=lambda c: (-c.output_throughput_per_device, c.trial))
+    holding = _ranked([c for c in confirmations if c.holds])
     failed = [c.trial for c in confirmations if not c.holds]
     if not holding:
         closest = min(confirmations, key=lambda c: max(map(worst, c.runs)))
@@ -119,6 +119,21 @@ def _from_reruns(trials: Sequence[Trial], confirmations: Sequence[Confirmation],
         confirmed=True,
         versus_baseline=_versus(best, base),
     )
+
+
+def _ranked(holding: Sequence[Confirmation]) -> list[Confirmation]:
+    """By mean throughput; but those within 1 % of the fastest lead, the one that keeps the SLA by most first.
+
+    At one open-loop load all serve what is offered, and the last answers of a run decide by how little they differ.
+    """
+    by_throughput = sorted(holding, key=lambda c: (-c.output_throughput_per_device, c.trial))
+    alike = [c for c in by_throughput if _keeps_up(c, by_throughput[0])]
+    by_margin = sorted(alike, key=lambda c: (max(map(worst, c.runs)), c.p99_ttft_ms or math.inf))
+    return by_margin + by_throughput[len(alike) :]
+
+
+def _keeps_up(candidate: Confirmation, fastest: Confirmation) -> bool:
+    return candidate.output_throughput_per_device >= (1 - INERT) * fastest.output_throughput_per_device
 
 
 def _from_observation(trials: Sequence[Trial], best: Trial, point: LoadPoint, sla: Sla) -> Recommendation:
@@ -162,7 +177,7 @@ def _last_cause(trials: Sequence[Trial]) -> str:
 
 
 def _gain(best: Confirmation, base: Confirmation | None) -> str:
-    """How the best compares with the baseline; when the interval contains zero there is no clear winner."""
+    """How the best compares with the baseline, and whether it is a clear winner."""
     if base is None:
         return "the baseline was not measured again"
     if not base.holds:
@@ -171,7 +186,7 @@ def _gain(best: Confirmation, base: Confirmation | None) -> str:
     times = ratio(best.output_throughput_per_device, base.output_throughput_per_device)
     factor = "" if times is None else f"{times:.2f}×, "
     told = f"baseline {base.output_throughput_per_device:.0f} tok/s ({factor}{words.difference(found)})"
-    is_open = found.low is not None and found.contains_zero
+    is_open = _versus(best, base).is_open
     return f"no clear winner over the baseline, trial {base.trial}: {told}" if is_open else told
 
 
@@ -182,15 +197,16 @@ def _kept_baseline(holding: Sequence[Confirmation], base: Confirmation) -> str:
 
 
 def _rival(holding: Sequence[Confirmation], base: Confirmation | None) -> list[str]:
-    """The next best candidate, when its re-runs do not tell it from the best."""
+    """The next best candidate, when its throughput is that of the best or the re-runs do not tell them apart."""
     best, others = holding[0], [c for c in holding[1:] if c is not base]
     if best is base or not others:
         return []
-    found = throughput_difference(best.runs, others[0].runs)
-    if found.low is None or not found.contains_zero:
-        return []
-    reached = f"{others[0].output_throughput_per_device:.0f} tok/s"
-    return [f"the re-runs do not tell it from trial {others[0].trial} ({reached})"]
+    found, rival = throughput_difference(best.runs, others[0].runs), others[0]
+    named = f"trial {rival.trial} ({rival.output_throughput_per_device:.0f} tok/s)"
+    if _keeps_up(rival, best):
+        return [f"{named} is as fast within 1 %, where the margin to the SLA decides"]
+    is_open = found.low is not None and found.contains_zero
+    return [f"the re-runs do not tell it from {named}"] if is_open else []
 
 
 def _versus(best: Confirmation, base: Confirmation | None) -> Comparison:

@@ -282,6 +282,52 @@ def test_an_interval_with_zero_in_it_is_no_clear_winner_over_the_baseline() -> N
     )
 
 
+def test_less_than_one_percent_is_no_clear_winner_however_narrow_the_interval() -> None:
+    """At one offered load only the last answers differ: 1002.8 and 1001.8 tok/s, in every pair of runs."""
+    trials = [trial(0, point(2, 1001.8, 143)), trial(7, point(2, 1002.8, 120))]
+    reruns = [confirmation(0, 1001.8, 1001.9, 1001.7), confirmation(7, 1002.8, 1002.9, 1002.7, ttft_ms=120)]
+    choice = recommend(trials, reruns, SLA)
+    assert choice.trial == 7
+    assert choice.reason.endswith(
+        "no clear winner over the baseline, trial 0: "
+        "baseline 1002 tok/s (1.00×, +1 tok/s per device, 95 % interval +1 to +1)"
+    )
+    assert choice.versus_baseline is not None
+    assert choice.versus_baseline.is_open
+
+
+def test_one_percent_in_every_run_is_a_clear_winner() -> None:
+    trials = [trial(0, point(2, 1000, 143)), trial(7, point(2, 1010, 143))]
+    choice = recommend(trials, [confirmation(0, 1000, 1001, 999), confirmation(7, 1010, 1011, 1009)], SLA)
+    assert "no clear winner" not in choice.reason
+
+
+def test_of_candidates_as_fast_within_one_percent_the_one_with_the_largest_margin_is_recommended() -> None:
+    """Trial 9 is at 60 % of its limit in its worst run, trial 7 at 95 %, and trial 5 is 2 % slower."""
+    trials = [trial(n, point(2, 900, 100)) for n in (0, 5, 7, 9)]
+    reruns = [
+        confirmation(0, 500),
+        confirmation(5, 980, ttft_ms=50),
+        confirmation(7, 1000, ttft_ms=190),
+        confirmation(9, 992, ttft_ms=120),
+    ]
+    choice = recommend(trials, reruns, SLA)
+    assert choice.trial == 9
+    assert choice.reason.endswith("; trial 7 (1000 tok/s) is as fast within 1 %, where the margin to the SLA decides")
+
+
+def test_of_equal_margins_the_lower_p99_ttft_is_recommended() -> None:
+    """Both are below e^-1 of the limit, where a violation is clipped."""
+    clipped = {"p99_ttft_ms": -1.0, "error_rate": -1.0}
+
+    def far(number: int, throughput: float, ttft_ms: float) -> Confirmation:
+        made = confirmation(number, throughput, ttft_ms=ttft_ms)
+        return made.model_copy(update={"runs": tuple(r.model_copy(update={"violations": clipped}) for r in made.runs)})
+
+    trials = [trial(n, point(2, 900, 100)) for n in (0, 7, 9)]
+    assert recommend(trials, [confirmation(0, 500), far(7, 1000, 40), far(9, 999, 30)], SLA).trial == 9
+
+
 def test_two_candidates_that_the_reruns_do_not_tell_apart_are_both_named() -> None:
     """Trial 9 is 22 tok/s faster on average, give or take 35."""
     trials = [trial(0, point(2, 500, 100)), trial(7, point(2, 950, 140)), trial(9, point(2, 900, 140))]
