@@ -272,7 +272,7 @@ class Comparison(Record):
     """A candidate against the baseline, each at its operating point: ratios above 1 are larger than the baseline.
 
     The difference is that of the re-runs' mean output throughputs, in tokens/s per device, with its two-sided 95 %
-    interval; no bounds: a single re-run shows no spread.
+    interval, which holds for the best of `best_of` candidates; no bounds: a single re-run shows no spread.
     """
 
     throughput_ratio: float | None
@@ -280,6 +280,7 @@ class Comparison(Record):
     throughput_difference_tok_s: float | None = None
     throughput_difference_low_tok_s: float | None = None
     throughput_difference_high_tok_s: float | None = None
+    best_of: int = 1  # candidates that were compared with the baseline by these runs
 
     @property
     def is_open(self) -> bool:
@@ -329,6 +330,7 @@ class Difference(Record):
     value: float
     low: float | None
     high: float | None
+    best_of: int = 1  # differences that this one was chosen from by the same values
 
     @property
     def contains_zero(self) -> bool:

@@ -73,7 +73,8 @@ def recommend(
 def recommend_reset(reset: Reset, base: Confirmation | None, sla: Sla) -> Recommendation:
     """The winner without its inert knobs, in the winner's place; `base` are the re-runs of the baseline.
 
-    Raises ValueError when it does not hold the SLA or does not keep up with the winner.
+    The interval of its gain is that of a single comparison, for its runs chose nothing. Raises ValueError when it does
+    not hold the SLA or does not keep up with the winner.
     """
     again = reset.again
     if not (again.holds and reset.keeps_up):
@@ -111,13 +112,14 @@ def _from_reruns(trials: Sequence[Trial], confirmations: Sequence[Confirmation],
     best = holding[0]
     parts = [f"confirmed by {words.count(best.runs)}: {words.summary(best.runs, sla)} at {best.load}"]
     parts += [f"{words.trials(failed)} did not hold the SLA when measured again"] if failed else []
-    parts.append(_kept_baseline(holding, base) if base is best else _gain(best, base))
+    compared = max(1, sum(c is not base for c in confirmations))
+    parts.append(_kept_baseline(holding, base) if base is best else _gain(best, base, compared))
     return Recommendation(
         trial=best.trial,
         level=_level(by_number[best.trial], best),
-        reason="; ".join([*parts, *_rival(holding, base)]),
+        reason="; ".join([*parts, *_rival(holding, base, compared)]),
         confirmed=True,
-        versus_baseline=_versus(best, base),
+        versus_baseline=_versus(best, base, compared),
     )
 
 
@@ -176,17 +178,17 @@ def _last_cause(trials: Sequence[Trial]) -> str:
     return f"; {len(failed)} could not run, the last because: {failed[-1].evidence.cause}" if failed else ""
 
 
-def _gain(best: Confirmation, base: Confirmation | None) -> str:
+def _gain(best: Confirmation, base: Confirmation | None, best_of: int = 1) -> str:
     """How the best compares with the baseline, and whether it is a clear winner."""
     if base is None:
         return "the baseline was not measured again"
     if not base.holds:
         return f"the baseline does not hold the SLA at {base.load}"
-    found = throughput_difference(best.runs, base.runs)
+    found = throughput_difference(best.runs, base.runs, best_of=best_of)
     times = ratio(best.output_throughput_per_device, base.output_throughput_per_device)
     factor = "" if times is None else f"{times:.2f}×, "
     told = f"baseline {base.output_throughput_per_device:.0f} tok/s ({factor}{words.difference(found)})"
-    is_open = _versus(best, base).is_open
+    is_open = _versus(best, base, best_of).is_open
     return f"no clear winner over the baseline, trial {base.trial}: {told}" if is_open else told
 
 
@@ -196,12 +198,12 @@ def _kept_baseline(holding: Sequence[Confirmation], base: Confirmation) -> str:
     return "no clear winner over the baseline: " + (told or "no other candidate held the SLA")
 
 
-def _rival(holding: Sequence[Confirmation], base: Confirmation | None) -> list[str]:
+def _rival(holding: Sequence[Confirmation], base: Confirmation | None, best_of: int) -> list[str]:
     """The next best candidate, when its throughput is that of the best or the re-runs do not tell them apart."""
     best, others = holding[0], [c for c in holding[1:] if c is not base]
     if best is base or not others:
         return []
-    found, rival = throughput_difference(best.runs, others[0].runs), others[0]
+    found, rival = throughput_difference(best.runs, others[0].runs, best_of=best_of), others[0]
     named = f"trial {rival.trial} ({rival.output_throughput_per_device:.0f} tok/s)"
     if _keeps_up(rival, best):
         return [f"{named} is as fast within 1 %, where the margin to the SLA decides"]
@@ -209,7 +211,7 @@ def _rival(holding: Sequence[Confirmation], base: Confirmation | None) -> list[s
     return [f"the re-runs do not tell it from {named}"] if is_open else []
 
 
-def _versus(best: Confirmation, base: Confirmation | None) -> Comparison:
+def _versus(best: Confirmation, base: Confirmation | None, best_of: int = 1) -> Comparison:
     if base is None or not base.holds:
         return Comparison(throughput_ratio=None, p99_ttft_ratio=None)
     ratios = Comparison(
@@ -218,13 +220,14 @@ def _versus(best: Confirmation, base: Confirmation | None) -> Comparison:
     )
     if best is base:
         return ratios
-    found = throughput_difference(best.runs, base.runs)
+    found = throughput_difference(best.runs, base.runs, best_of=best_of)
     return Comparison(
         throughput_ratio=ratios.throughput_ratio,
         p99_ttft_ratio=ratios.p99_ttft_ratio,
         throughput_difference_tok_s=found.value,
         throughput_difference_low_tok_s=found.low,
         throughput_difference_high_tok_s=found.high,
+        best_of=best_of,
     )
 
 

@@ -37,11 +37,12 @@ def miss(point: LoadPoint, sla: Sla) -> str:
 
 
 def difference(found: Difference) -> str:
-    """`+312 tok/s per device, 95 % interval +309 to +315`."""
+    """`+312 tok/s per device, 95 % interval +309 to +315`, or `… for the best of 5`."""
     told = f"{found.value:+.0f} tok/s per device"
     if found.low is None or found.high is None:
         return f"{told}; a single run shows no interval"
-    return f"{told}, 95 % interval {found.low:+.0f} to {found.high:+.0f}"
+    chosen = f" for the best of {found.best_of}" if found.best_of > 1 else ""
+    return f"{told}, 95 % interval {found.low:+.0f} to {found.high:+.0f}{chosen}"
 
 
 def trials(numbers: Sequence[int]) -> str:
