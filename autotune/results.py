@@ -79,7 +79,8 @@ class LoadPoint(Record):
     unfinished: int = 0  # requests of a level that was ended early, and that were neither answered nor failed
     aborted: bool = False  # ended early: the SLA was out of reach; its percentiles are of the requests decided by then
     invalid: str = ""  # why it says nothing about the engine: the client was the bottleneck
-    drift: float | None = None  # median TTFT of the second half over that of the first
+    drift: float | None = None  # median latency of the second half over that of the first
+    drift_of: str = "ttft"  # whose: the metric that grew most, where one grew beyond chance
     steady: bool = True  # False: latency still moved at the end, so a longer level would show other figures
     violations: dict[str, float]  # constraint name -> value, <= 0 is met; see `autotune.measurement`
     engine: dict[str, float] = {}  # what the engine's own counters, its processes and its devices say of the window
@@ -100,6 +101,14 @@ class LoadPoint(Record):
     def error_rate(self) -> float:
         """The share of the decided requests that failed; 0 of a level that was ended before any was decided."""
         return self.failed / max(1, self.failed + self.completed)
+
+    @property
+    def growth(self) -> str:
+        """`the TPOT of the second half is 3.20x the first` of a level that is not steady; else empty."""
+        if self.steady:
+            return ""
+        times = "longer without end" if self.drift is None else f"{self.drift:.2f}x the first"
+        return f"the {self.drift_of.upper()} of the second half is {times}"
 
     @property
     def p99_ttft_ms(self) -> float | None:

@@ -360,6 +360,25 @@ def test_a_single_rerun_shows_no_interval_and_no_verdict() -> None:
     assert choice.versus_baseline.throughput_difference_low_tok_s is None
 
 
+def unsteady(point: LoadPoint) -> LoadPoint:
+    return point.model_copy(update={"steady": False, "drift": 3.2, "drift_of": "tpot"})
+
+
+def test_the_reason_tells_re_runs_that_were_not_steady() -> None:
+    again = confirmation(7, 800, 801, 799)
+    again = again.model_copy(update={"runs": (again.runs[0], unsteady(again.runs[1]), unsteady(again.runs[2]))})
+    choice = recommend([trial(0, point(2, 500, 100)), trial(7, point(2, 950, 140))], [confirmation(0, 500), again], SLA)
+    assert (
+        "; not steady in 2 of 3 runs (the TPOT of the second half is 3.20x the first): "
+        "a longer level would show worse figures; "
+    ) in choice.reason
+
+
+def test_the_reason_tells_an_observation_that_was_not_steady() -> None:
+    choice = recommend([trial(0, point(2, 500, 100)), trial(7, unsteady(point(2, 950, 140)))], [], SLA)
+    assert "; not steady (the TPOT of the second half is 3.20x the first): a longer" in choice.reason
+
+
 def test_with_a_confidence_the_reason_names_the_upper_bound() -> None:
     sla = Sla.model_validate({"p99_ttft_ms": LIMIT_MS, "confidence": 0.95})
     choice = recommend([trial(0, point(2, 500, 100))], [confirmation(0, 500)], sla)
