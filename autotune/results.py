@@ -80,7 +80,8 @@ class LoadPoint(Record):
     unfinished: int = 0  # requests of a level that was ended early, and that were neither answered nor failed
     aborted: bool = False  # ended early: the SLA was out of reach; its percentiles are of the requests decided by then
     invalid: str = ""  # why it says nothing about the engine: the client was the bottleneck
-    drift: float | None = None  # median TTFT of the second half over that of the first
+    drift: float | None = None  # median latency of the second half over that of the first
+    drift_of: str = "ttft"  # whose: the metric that grew most, where one grew beyond chance
     steady: bool = True  # False: latency still moved at the end, so a longer level would show other figures
     violations: dict[str, float]  # constraint name -> value, <= 0 is met; see `autotune.measurement`
     engine: dict[str, float] = {}  # what the engine's own counters, its processes and its devices say of the window
@@ -102,6 +103,14 @@ class LoadPoint(Record):
     def error_rate(self) -> float:
         """The share of the decided requests that failed; 0 of a level that was ended before any was decided."""
         return self.failed / max(1, self.failed + self.completed)
+
+    @property
+    def growth(self) -> str:
+        """`the TPOT of the second half is 3.20x the first` of a level that is not steady; else empty."""
+        if self.steady:
+            return ""
+        times = "longer without end" if self.drift is None else f"{self.drift:.2f}x the first"
+        return f"the {self.drift_of.upper()} of the second half is {times}"
 
     @property
     def p99_ttft_ms(self) -> float | None:
@@ -267,11 +276,14 @@ class ParetoFront(Record):
     points: tuple[FrontPoint, ...] = ()
 
 
+INERT = 0.01  # of the other's throughput: a smaller difference is none
+
+
 class Comparison(Record):
     """A candidate against the baseline, each at its operating point: ratios above 1 are larger than the baseline.
 
     The difference is that of the re-runs' mean output throughputs, in tokens/s per device, with its two-sided 95 %
-    interval; no bounds: a single re-run shows no spread.
+    interval, which holds for the best of `best_of` candidates; no bounds: a single re-run shows no spread.
     """
 
     throughput_ratio: float | None
@@ -279,6 +291,14 @@ class Comparison(Record):
     throughput_difference_tok_s: float | None = None
     throughput_difference_low_tok_s: float | None = None
     throughput_difference_high_tok_s: float | None = None
+    best_of: int = 1  # candidates that were compared with the baseline by these runs
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither is clearly faster: they differ by less than 1 %, or the interval contains zero."""
+        low, high = self.throughput_difference_low_tok_s, self.throughput_difference_high_tok_s
+        is_small = self.throughput_ratio is not None and abs(self.throughput_ratio - 1) < INERT
+        return is_small or (low is not None and high is not None and low <= 0 <= high)
 
 
 class Confirmation(Record):
@@ -321,6 +341,7 @@ class Difference(Record):
     value: float
     low: float | None
     high: float | None
+    best_of: int = 1  # differences that this one was chosen from by the same values
 
     @property
     def contains_zero(self) -> bool:

@@ -26,6 +26,7 @@ from autotune.measurement import (
     operating_point,
     out_of_reach,
     sla_crossing_throughput,
+    straddles,
 )
 from autotune.results import Load, LoadPoint
 from autotune.spec import Sla
@@ -80,7 +81,7 @@ def main() -> None:
     _report("the same, every level 10 s at least", _simulated(lasting), Sla(p99_ttft_ms=100))
 
 
-def climbed(ladder: Iterable[Recorded], sla: Sla, rules: Rules) -> Climb:
+def climbed(ladder: Sequence[Recorded], sla: Sla, rules: Rules) -> Climb:
     """Climb recorded levels as `trial.ladder.climb` does, with the rules that are asked for."""
     climb = Climb([])
     for recorded in ladder:
@@ -89,7 +90,22 @@ def climbed(ladder: Iterable[Recorded], sla: Sla, rules: Rules) -> Climb:
         climb.points.append(point)
         if rules.stops and not point.feasible:
             break
+    _look_again(ladder, sla, rules, climb)
     return climb
+
+
+def _look_again(ladder: Sequence[Recorded], sla: Sla, rules: Rules, climb: Climb) -> None:
+    """At the operating point, where its verdict is open and it was measured once."""
+    below = list(itertools.takewhile(lambda point: point.feasible, climb.points))
+    best = operating_point(below)
+    if best is None or not straddles(best, sla):
+        return
+    recorded, number = ladder[best.level], best.level
+    exact = number == 0 or recorded.load.value > CLOSE * climb.points[number - 1].load.value
+    sight = _Sight(recorded, sla, rules.early, exact)
+    run, first_s = sight.look(0)
+    if best.completed + best.failed == len(run.records):
+        climb.points[number] = _second(sight, climb, run, first_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +141,10 @@ def _judged(sight: _Sight, climb: Climb) -> LoadPoint:
         return point
     if sight.early and out_of_reach(sight.sla, run, sight.recorded.looks[1].planned):
         return point
+    return _second(sight, climb, run, first_s)
+
+
+def _second(sight: _Sight, climb: Climb, run: LevelRun, first_s: float) -> LoadPoint:
     second, second_s = sight.look(1, first=run)
     climb.load_s += second_s
     return sight.point(joined(run, second), first_s, second_s)

@@ -18,7 +18,7 @@ from autotune.cli.standing import course_of
 from autotune.errors import InputError
 from autotune.report.course import course_view
 from autotune.report.jobs import jobs_table
-from autotune.report.levels import bottleneck_lines, levels_table
+from autotune.report.levels import bottleneck_lines, growth_lines, levels_table
 from autotune.report.rows import baseline_point, measured, searched_points
 from autotune.report.tables import baseline_panel, front_table, trials_table
 from autotune.results import JobStatus, Measured, Trial
@@ -87,7 +87,7 @@ def _print_levels(console: Console, trial: Trial) -> None:
     if outcome is None:
         return
     console.print(levels_table(outcome.points))
-    for line in bottleneck_lines(outcome.points):
+    for line in [*growth_lines(outcome.points), *bottleneck_lines(outcome.points)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -21,8 +21,10 @@ def _interval(comparison: Comparison) -> list[str]:
     low, high = comparison.throughput_difference_low_tok_s, comparison.throughput_difference_high_tok_s
     if difference is None or low is None or high is None:
         return []
-    told = f"difference to the baseline {difference:+.1f} tok/s per device, 95 % interval {low:+.1f} to {high:+.1f}"
-    return [f"{told}: no clear winner over the baseline" if low <= 0 <= high else told]
+    chosen = f" for the best of {comparison.best_of}" if comparison.best_of > 1 else ""
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}{chosen}"
+    told = f"difference to the baseline {difference:+.1f} tok/s per device, {interval}"
+    return [f"{told}: no clear winner over the baseline" if comparison.is_open else told]
 
 
 def _step(step: AblationStep) -> str:

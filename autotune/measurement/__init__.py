@@ -9,7 +9,7 @@ from autotune.measurement.ladder import Doubling, Given, next_load
 from autotune.measurement.percentiles import fewest_samples, lower_rank, nearest_rank, quantile, upper_rank
 from autotune.measurement.point import PERCENTILES, joined, load_point
 from autotune.measurement.samples import latency
-from autotune.measurement.verdict import VIOLATION_RANGE, clearly_violates, violations
+from autotune.measurement.verdict import VIOLATION_RANGE, clearly_violates, straddles, violations
 
 __all__ = [
     "PERCENTILES",
@@ -33,6 +33,7 @@ __all__ = [
     "pooled_figures",
     "quantile",
     "sla_crossing_throughput",
+    "straddles",
     "upper_rank",
     "violations",
 ]

@@ -56,7 +56,7 @@ def load_point(
         engine=dict(engine_counters or {}),
         **_throughputs(records, good, sla),
         **_client(run, sla),
-        **_drift(run, load, devices),
+        **_drift(run, load, devices, sla),
         **{
             metric: latency(records, metric, percentiles, confidence, _tightest_ms(sla, metric))
             for metric in LATENCY_METRICS
@@ -121,12 +121,13 @@ def _lag_ms(run: LevelRun) -> float:
     return max(0.0, late_first[borne]) if borne < len(late_first) else 0.0
 
 
-def _drift(run: LevelRun, load: Load, devices: int) -> dict[str, Any]:
-    """Nothing of a level that was ended early: its second half is missing."""
+def _drift(run: LevelRun, load: Load, devices: int, sla: Sla) -> dict[str, Any]:
+    """Of TTFT and of what the SLA limits; nothing of a level that was ended early: its second half is missing."""
     if run.aborted:
         return {}
-    found = drift(run.records, users=int(load.value * devices) if load.kind == "max_concurrency" else 0)
-    return {"drift": found.ratio, "steady": found.steady}
+    users = int(load.value * devices) if load.kind == "max_concurrency" else 0
+    found = drift(run.records, ("ttft", *(line.metric for line in sla.latency_limits)), users=users)
+    return {"drift": found.ratio, "drift_of": found.metric, "steady": found.steady}
 
 
 def _shifted(record: RequestRecord, by_s: float) -> RequestRecord:

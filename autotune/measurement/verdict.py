@@ -4,7 +4,7 @@ import math
 
 from scipy.stats import binom
 
-from autotune.measurement.percentiles import CONFIDENCE, lower_rank
+from autotune.measurement.percentiles import CONFIDENCE, lower_rank, upper_rank
 from autotune.results import Latency, LoadPoint
 from autotune.spec import LatencyLimit, Sla
 
@@ -35,6 +35,24 @@ def clearly_violates(point: LoadPoint, sla: Sla) -> bool:
     if _failures_clearly_above(point, sla):
         return True
     return any(_lower_ms(getattr(point, line.metric), line, sla) > line.limit_ms for line in sla.latency_limits)
+
+
+def straddles(point: LoadPoint, sla: Sla) -> bool:
+    """Whether the bounds of a point that meets the SLA leave open that a latency line is missed.
+
+    Its upper bound is above the limit or does not exist. A line of which twice the samples would have no upper bound
+    either is left out, as measuring once more cannot show it. Where the SLA has a confidence, a point that meets it
+    never straddles.
+    """
+    return any(_is_open(getattr(point, line.metric), line, sla) for line in sla.latency_limits)
+
+
+def _is_open(metric: Latency, line: LatencyLimit, sla: Sla) -> bool:
+    twice, confidence = 2 * metric.count, sla.confidence or CONFIDENCE
+    if metric.count == 0 or upper_rank(twice, line.percent, confidence) > twice:
+        return False
+    upper_ms = metric.at(line.percent).upper_ms
+    return upper_ms is None or upper_ms > line.limit_ms
 
 
 def _overshoot(point: LoadPoint, line: LatencyLimit, sla: Sla) -> float:

@@ -39,6 +39,15 @@ def bottleneck_lines(points: Sequence[LoadPoint]) -> list[str]:
     ]
 
 
+def growth_lines(points: Sequence[LoadPoint]) -> list[str]:
+    """`level 3: not steady: …` for every level that never reached a steady state."""
+    return [
+        f"level {point.level}: not steady: {point.growth}; a longer level would show worse figures"
+        for point in points
+        if not point.steady
+    ]
+
+
 def share_text(share: float | None) -> str:
     """`38.1%`, or a dash."""
     return "–" if share is None else f"{share:.1%}"
@@ -47,4 +56,4 @@ def share_text(share: float | None) -> str:
 def _verdict(point: LoadPoint) -> Text:
     if point.invalid:
         return Text("not valid: the load generator was the bottleneck")
-    return Text("met" if point.feasible else "missed")
+    return Text(("met" if point.feasible else "missed") + ("" if point.steady else ", not steady"))

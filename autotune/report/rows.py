@@ -53,22 +53,25 @@ def state(trial: Trial) -> str:
         return f"interrupted: {outcome.evidence.cause}"
     if trial.confirms is not None:
         return re_runs(outcome.points).verdict
-    return "measured" if outcome.operating_point else "misses the SLA"
+    found = "measured" if outcome.operating_point else "misses the SLA"
+    return found if outcome.closest_point.steady else f"{found}, not steady"
 
 
 @dataclass(frozen=True, slots=True)
 class ReRuns:
-    """The runs of a confirmation in short: mean throughput, the latest P99 TTFT, and how many meet the SLA."""
+    """The runs of a confirmation in short: mean throughput, the latest P99 TTFT, how many meet the SLA."""
 
     output_throughput_per_device: float
     p99_ttft_ms: float | None
     held: int
     count: int
+    unsteady: int  # never reached a steady state
 
     @property
     def verdict(self) -> str:
-        """`2 of 3 runs meet the SLA`."""
-        return f"{self.held} of {self.count} runs meet the SLA"
+        """`2 of 3 runs meet the SLA`, or `3 of 3 runs meet the SLA, 1 not steady`."""
+        told = f"{self.held} of {self.count} runs meet the SLA"
+        return f"{told}, {self.unsteady} not steady" if self.unsteady else told
 
 
 def re_runs(points: Sequence[LoadPoint]) -> ReRuns:
@@ -79,6 +82,7 @@ def re_runs(points: Sequence[LoadPoint]) -> ReRuns:
         p99_ttft_ms=None if None in p99s else max(p for p in p99s if p is not None),
         held=sum(point.feasible for point in points),
         count=len(points),
+        unsteady=sum(not point.steady for point in points),
     )
 
 

@@ -117,8 +117,7 @@ def _known(value_ms: float | None) -> str:
 def _steady(point: LoadPoint) -> str:
     if point.steady:
         return "yes" if point.drift is not None else "not judged"
-    times = "longer without end" if point.drift is None else f"{point.drift:.2f}x the first"
-    return f"no: the TTFT of the second half is {times}"
+    return f"no: {point.growth}"
 
 
 def _cached(point: LoadPoint) -> str:

@@ -1,13 +1,12 @@
 """Which measured load points are worth having: the front, the choice from it, the recommendation, its attribution."""
 
-from autotune.selection.attribution import INERT, Path, attribute, greedy_path, inert_knobs
+from autotune.selection.attribution import Path, attribute, greedy_path, inert_knobs
 from autotune.selection.comparison import compare, mean_difference, paired_difference, throughput_difference
 from autotune.selection.front import pareto_front
 from autotune.selection.policy import POLICIES, Pick, Policy, Rule, choose, parse_policy
 from autotune.selection.recommendation import Reset, candidates, recommend, recommend_reset
 
 __all__ = [
-    "INERT",
     "POLICIES",
     "Path",
     "Pick",

@@ -6,13 +6,15 @@ configuration do not.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.results import AblationStep, Attribution, Difference, KnobChange, StepVerdict
+from autotune.results import INERT, AblationStep, Attribution, Difference, KnobChange, StepVerdict
 from autotune.selection.comparison import paired_difference
 
-INERT = 0.01  # of the baseline's throughput: what an inert knob may seem to bring at most
+MOST_DEAD_ENDS = 1_000  # before single steps are given up: twenty knobs have a million stations
+MOST_GROUPS = 5_000  # of one size, to look for knobs that change together: four of twenty are 4,845
 
 Names = frozenset[str]
 Figures = Sequence[Sequence[float]]  # throughput under the SLA per device, by configuration and then by round
@@ -46,13 +48,13 @@ def greedy_path(knobs: Sequence[str], allowed: Callable[[Names], bool], predicte
 
     `allowed` says whether the configuration in which just those knobs have the winner's value can run; `predicted` is
     what a model expects of it. Where one order leads into a dead end another is taken; where none changes one knob at
-    a time, as few as possible change together.
+    a time, or none was found before 1,000 dead ends, as few as possible change together.
     """
     dead: set[Names] = set()
 
     def singly(changed: Names) -> tuple[tuple[str, ...], ...] | None:
         """The rest of the path in single steps; None when there is none."""
-        if changed in dead:
+        if changed in dead or len(dead) >= MOST_DEAD_ENDS:
             return None
         rest = [name for name in knobs if name not in changed]
         if not rest:
@@ -75,12 +77,19 @@ def _joined(
     steps: list[tuple[str, ...]] = []
     changed: Names = frozenset()
     while rest := [name for name in knobs if name not in changed]:
-        sizes = (itertools.combinations(rest, size) for size in range(1, len(rest)))
-        groups = ([group for group in same if allowed(changed.union(group))] for same in sizes)
+        groups = ([group for group in same if allowed(changed.union(group))] for same in _by_size(rest))
         open_ = next((found for found in groups if found), [tuple(rest)])
         steps.append(max(open_, key=lambda group: predicted(changed.union(group))))
         changed = changed.union(steps[-1])
     return tuple(steps)
+
+
+def _by_size(rest: Sequence[str]) -> Iterator[Iterator[tuple[str, ...]]]:
+    """Groups that are not all of the rest, small ones first, up to the size that there are too many of."""
+    for size in range(1, len(rest)):
+        if math.comb(len(rest), size) > MOST_GROUPS:
+            return
+        yield itertools.combinations(rest, size)
 
 
 def attribute(path: Path, figures: Figures, changes: Mapping[str, KnobChange], *, winner: int) -> Attribution:
@@ -96,7 +105,7 @@ def attribute(path: Path, figures: Figures, changes: Mapping[str, KnobChange], *
     total = paired_difference(figures[-1], figures[0])
     is_shared = total.value > 0 and not total.contains_zero  # parts of what may be nothing are no figures
     means = [sum(row) / len(row) for row in figures]
-    floor = INERT * (means[0] or means[-1])
+    floor = INERT * (means[0] or means[-1])  # what an inert knob may seem to bring at most
     steps = []
     for names, before, after in zip(path.steps, figures, figures[1:], strict=False):
         gain = paired_difference(after, before)

@@ -21,51 +21,54 @@ def compare(candidate: LoadPoint, baseline: LoadPoint | None) -> Comparison:
     )
 
 
-def throughput_difference(runs: Sequence[LoadPoint], others: Sequence[LoadPoint]) -> Difference:
+def throughput_difference(runs: Sequence[LoadPoint], others: Sequence[LoadPoint], *, best_of: int = 1) -> Difference:
     """By how much the mean output throughput of `runs` exceeds that of `others`, in tokens/s per device.
 
     Runs at the same load with the same seeds were sent the same requests: they are compared in pairs, and what the
     requests did to both cancels. At different loads the requests differ and a seed has nothing in common: Welch.
-    Raises ValueError without runs on either side.
+    `best_of` as in `mean_difference`. Raises ValueError without runs on either side.
     """
     values = [run.output_throughput_per_device for run in runs]
     theirs = [run.output_throughput_per_device for run in others]
     if [_requests(run) for run in runs] == [_requests(run) for run in others]:
-        return paired_difference(values, theirs)
-    return mean_difference(values, theirs)
+        return paired_difference(values, theirs, best_of=best_of)
+    return mean_difference(values, theirs, best_of=best_of)
 
 
-def mean_difference(values: Sequence[float], others: Sequence[float]) -> Difference:
+def mean_difference(values: Sequence[float], others: Sequence[float], *, best_of: int = 1) -> Difference:
     """mean(values) - mean(others) of independent samples, with the interval of Welch (Biometrika 34, 1947).
 
-    The degrees of freedom are Satterthwaite's. No bounds when a side has a single value; samples that do not vary at
-    all have an interval of width 0. Raises ValueError for an empty sample.
+    The degrees of freedom are Satterthwaite's. When the sample is the best of several by these very values, its
+    interval is wide enough for the intervals of all of them to hold together with 95 % (Bonferroni's inequality; Dunn,
+    Journal of the American Statistical Association 56, 1961): each has 1 - 0.05 / `best_of`. No bounds when a side has
+    a single value; samples that do not vary at all have an interval of width 0. Raises ValueError for an empty sample.
     """
     if not values or not others:
         raise ValueError("a difference needs values on both sides")
     difference = statistics.fmean(values) - statistics.fmean(others)
     if min(len(values), len(others)) == 1:
-        return Difference(value=difference, low=None, high=None)
+        return Difference(value=difference, low=None, high=None, best_of=best_of)
     parts = [(statistics.variance(sample) / len(sample), len(sample) - 1) for sample in (values, others)]
     error = sum(part for part, _ in parts)
     if error == 0:
-        return Difference(value=difference, low=difference, high=difference)
+        return Difference(value=difference, low=difference, high=difference, best_of=best_of)
     freedom = error**2 / sum(part**2 / n for part, n in parts)
-    return _within(difference, math.sqrt(error), freedom)
+    return _within(difference, math.sqrt(error), freedom, best_of)
 
 
-def paired_difference(values: Sequence[float], others: Sequence[float]) -> Difference:
+def paired_difference(values: Sequence[float], others: Sequence[float], *, best_of: int = 1) -> Difference:
     """The mean of values[i] - others[i], with the interval of Student's t for paired observations.
 
-    No bounds for a single pair. Raises ValueError for samples that are empty or of different lengths.
+    `best_of` as in `mean_difference`. No bounds for a single pair. Raises ValueError for samples that are empty or of
+    different lengths.
     """
     if not values:
         raise ValueError("a difference needs values on both sides")
     deltas = [value - other for value, other in zip(values, others, strict=True)]
     difference = statistics.fmean(deltas)
     if len(deltas) == 1:
-        return Difference(value=difference, low=None, high=None)
-    return _within(difference, statistics.stdev(deltas) / math.sqrt(len(deltas)), len(deltas) - 1)
+        return Difference(value=difference, low=None, high=None, best_of=best_of)
+    return _within(difference, statistics.stdev(deltas) / math.sqrt(len(deltas)), len(deltas) - 1, best_of)
 
 
 def ratio(value: float | None, base: float | None) -> float | None:
@@ -73,9 +76,9 @@ def ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
 
 
-def _within(difference: float, error: float, freedom: float) -> Difference:
-    reach = float(student.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Difference(value=difference, low=difference - reach, high=difference + reach)
+def _within(difference: float, error: float, freedom: float, best_of: int) -> Difference:
+    reach = float(student.ppf(1 - (1 - CONFIDENCE) / best_of / 2, freedom)) * error
+    return Difference(value=difference, low=difference - reach, high=difference + reach, best_of=best_of)
 
 
 def _requests(run: LoadPoint) -> tuple[str, float, int, int]:

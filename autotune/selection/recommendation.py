@@ -4,9 +4,8 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from autotune.results import Comparison, Confirmation, Infeasible, LoadPoint, Recommendation, Trial
+from autotune.results import INERT, Comparison, Confirmation, Infeasible, LoadPoint, Recommendation, Trial
 from autotune.selection import words
-from autotune.selection.attribution import INERT
 from autotune.selection.comparison import compare, ratio, throughput_difference
 from autotune.selection.points import measured, operating_point, searched, worst
 from autotune.spec import Sla
@@ -54,9 +53,10 @@ def recommend(
 ) -> Recommendation:
     """The configuration to run, with its reason in one sentence.
 
-    With re-runs, those that hold the SLA are ranked by their mean throughput per device, the baseline among them;
-    without, the best observed operating point is named as unconfirmed. Otherwise the closest trial is named. `broken`
-    are the trials whose configuration did not start again: nobody wants one of those.
+    With re-runs, those that hold the SLA are ranked by their mean throughput per device, the baseline among them, and
+    those within 1 % of the fastest by their margin to the SLA; without, the best observed operating point is named as
+    unconfirmed. Otherwise the closest trial is named. `broken` are the trials whose configuration did not start again:
+    nobody wants one of those.
     """
     if confirmations:
         return _from_reruns(trials, confirmations, sla)
@@ -73,7 +73,8 @@ def recommend(
 def recommend_reset(reset: Reset, base: Confirmation | None, sla: Sla) -> Recommendation:
     """The winner without its inert knobs, in the winner's place; `base` are the re-runs of the baseline.
 
-    Raises ValueError when it does not hold the SLA or does not keep up with the winner.
+    The interval of its gain is that of a single comparison, for its runs chose nothing. Raises ValueError when it does
+    not hold the SLA or does not keep up with the winner.
     """
     again = reset.again
     if not (again.holds and reset.keeps_up):
@@ -82,6 +83,7 @@ def recommend_reset(reset: Reset, base: Confirmation | None, sla: Sla) -> Recomm
         [
             f"trial {reset.winner.trial} without its inert knobs ({', '.join(reset.knobs)} at the engine's default)",
             f"confirmed by {words.count(again.runs)}: {words.summary(again.runs, sla)} at {again.load}",
+            *words.growth(again.runs),
             _gain(again, base),
         ]
     )
@@ -97,7 +99,7 @@ def recommend_reset(reset: Reset, base: Confirmation | None, sla: Sla) -> Recomm
 def _from_reruns(trials: Sequence[Trial], confirmations: Sequence[Confirmation], sla: Sla) -> Recommendation:
     by_number = {trial.number: trial for trial in trials}
     base = next((c for c in confirmations if by_number[c.trial].purpose == "baseline"), None)
-    holding = sorted((c for c in confirmations if c.holds), key=lambda c: (-c.output_throughput_per_device, c.trial))
+    holding = _ranked([c for c in confirmations if c.holds])
     failed = [c.trial for c in confirmations if not c.holds]
     if not holding:
         closest = min(confirmations, key=lambda c: max(map(worst, c.runs)))
@@ -110,21 +112,39 @@ def _from_reruns(trials: Sequence[Trial], confirmations: Sequence[Confirmation],
         )
     best = holding[0]
     parts = [f"confirmed by {words.count(best.runs)}: {words.summary(best.runs, sla)} at {best.load}"]
+    parts += words.growth(best.runs)
     parts += [f"{words.trials(failed)} did not hold the SLA when measured again"] if failed else []
-    parts.append(_kept_baseline(holding, base) if base is best else _gain(best, base))
+    compared = max(1, sum(c is not base for c in confirmations))
+    parts.append(_kept_baseline(holding, base) if base is best else _gain(best, base, compared))
     return Recommendation(
         trial=best.trial,
         level=_level(by_number[best.trial], best),
-        reason="; ".join([*parts, *_rival(holding, base)]),
+        reason="; ".join([*parts, *_rival(holding, base, compared)]),
         confirmed=True,
-        versus_baseline=_versus(best, base),
+        versus_baseline=_versus(best, base, compared),
     )
+
+
+def _ranked(holding: Sequence[Confirmation]) -> list[Confirmation]:
+    """By mean throughput; but those within 1 % of the fastest lead, the one that keeps the SLA by most first.
+
+    At one open-loop load all serve what is offered, and the last answers of a run decide by how little they differ.
+    """
+    by_throughput = sorted(holding, key=lambda c: (-c.output_throughput_per_device, c.trial))
+    alike = [c for c in by_throughput if _keeps_up(c, by_throughput[0])]
+    by_margin = sorted(alike, key=lambda c: (max(map(worst, c.runs)), c.p99_ttft_ms or math.inf))
+    return by_margin + by_throughput[len(alike) :]
+
+
+def _keeps_up(candidate: Confirmation, fastest: Confirmation) -> bool:
+    return candidate.output_throughput_per_device >= (1 - INERT) * fastest.output_throughput_per_device
 
 
 def _from_observation(trials: Sequence[Trial], best: Trial, point: LoadPoint, sla: Sla) -> Recommendation:
     base = next((operating_point(trial) for trial in reversed(trials) if trial.purpose == "baseline"), None)
     comparison = compare(point, base)
     parts = [f"best observed, not confirmed by re-runs: {words.summary([point], sla)} at {point.load}"]
+    parts += words.growth([point])
     if best.purpose == "baseline":
         parts.append("no clear winner over the baseline: no other configuration was faster")
     elif comparison.throughput_ratio is None:
@@ -161,17 +181,17 @@ def _last_cause(trials: Sequence[Trial]) -> str:
     return f"; {len(failed)} could not run, the last because: {failed[-1].evidence.cause}" if failed else ""
 
 
-def _gain(best: Confirmation, base: Confirmation | None) -> str:
-    """How the best compares with the baseline; when the interval contains zero there is no clear winner."""
+def _gain(best: Confirmation, base: Confirmation | None, best_of: int = 1) -> str:
+    """How the best compares with the baseline, and whether it is a clear winner."""
     if base is None:
         return "the baseline was not measured again"
     if not base.holds:
         return f"the baseline does not hold the SLA at {base.load}"
-    found = throughput_difference(best.runs, base.runs)
+    found = throughput_difference(best.runs, base.runs, best_of=best_of)
     times = ratio(best.output_throughput_per_device, base.output_throughput_per_device)
     factor = "" if times is None else f"{times:.2f}×, "
     told = f"baseline {base.output_throughput_per_device:.0f} tok/s ({factor}{words.difference(found)})"
-    is_open = found.low is not None and found.contains_zero
+    is_open = _versus(best, base, best_of).is_open
     return f"no clear winner over the baseline, trial {base.trial}: {told}" if is_open else told
 
 
@@ -181,19 +201,20 @@ def _kept_baseline(holding: Sequence[Confirmation], base: Confirmation) -> str:
     return "no clear winner over the baseline: " + (told or "no other candidate held the SLA")
 
 
-def _rival(holding: Sequence[Confirmation], base: Confirmation | None) -> list[str]:
-    """The next best candidate, when its re-runs do not tell it from the best."""
+def _rival(holding: Sequence[Confirmation], base: Confirmation | None, best_of: int) -> list[str]:
+    """The next best candidate, when its throughput is that of the best or the re-runs do not tell them apart."""
     best, others = holding[0], [c for c in holding[1:] if c is not base]
     if best is base or not others:
         return []
-    found = throughput_difference(best.runs, others[0].runs)
-    if found.low is None or not found.contains_zero:
-        return []
-    reached = f"{others[0].output_throughput_per_device:.0f} tok/s"
-    return [f"the re-runs do not tell it from trial {others[0].trial} ({reached})"]
+    found, rival = throughput_difference(best.runs, others[0].runs, best_of=best_of), others[0]
+    named = f"trial {rival.trial} ({rival.output_throughput_per_device:.0f} tok/s)"
+    if _keeps_up(rival, best):
+        return [f"{named} is as fast within 1 %, where the margin to the SLA decides"]
+    is_open = found.low is not None and found.contains_zero
+    return [f"the re-runs do not tell it from {named}"] if is_open else []
 
 
-def _versus(best: Confirmation, base: Confirmation | None) -> Comparison:
+def _versus(best: Confirmation, base: Confirmation | None, best_of: int = 1) -> Comparison:
     if base is None or not base.holds:
         return Comparison(throughput_ratio=None, p99_ttft_ratio=None)
     ratios = Comparison(
@@ -202,13 +223,14 @@ def _versus(best: Confirmation, base: Confirmation | None) -> Comparison:
     )
     if best is base:
         return ratios
-    found = throughput_difference(best.runs, base.runs)
+    found = throughput_difference(best.runs, base.runs, best_of=best_of)
     return Comparison(
         throughput_ratio=ratios.throughput_ratio,
         p99_ttft_ratio=ratios.p99_ttft_ratio,
         throughput_difference_tok_s=found.value,
         throughput_difference_low_tok_s=found.low,
         throughput_difference_high_tok_s=found.high,
+        best_of=best_of,
     )
 
 

@@ -37,11 +37,21 @@ def miss(point: LoadPoint, sla: Sla) -> str:
 
 
 def difference(found: Difference) -> str:
-    """`+312 tok/s per device, 95 % interval +309 to +315`."""
+    """`+312 tok/s per device, 95 % interval +309 to +315`, or `… for the best of 5`."""
     told = f"{found.value:+.0f} tok/s per device"
     if found.low is None or found.high is None:
         return f"{told}; a single run shows no interval"
-    return f"{told}, 95 % interval {found.low:+.0f} to {found.high:+.0f}"
+    chosen = f" for the best of {found.best_of}" if found.best_of > 1 else ""
+    return f"{told}, 95 % interval {found.low:+.0f} to {found.high:+.0f}{chosen}"
+
+
+def growth(runs: Sequence[LoadPoint]) -> list[str]:
+    """That some runs never reached a steady state, with the last one's growth; empty when all did."""
+    moved = [run for run in runs if not run.steady]
+    if not moved:
+        return []
+    which = "not steady" if len(runs) == 1 else f"not steady in {len(moved)} of {len(runs)} runs"
+    return [f"{which} ({moved[-1].growth}): a longer level would show worse figures"]
 
 
 def trials(numbers: Sequence[int]) -> str:

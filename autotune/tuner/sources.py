@@ -132,8 +132,8 @@ def _fewest_requests(workload: Workload) -> float:
             return max(workload.requests_per_level, CLOSED_LOOP_TURNS * lowest)
         case "request_rate":
             return max(workload.requests_per_level, math.ceil(workload.min_level_duration_s * lowest))
-        case "replay_speed":  # how many a duration takes stands in the trace
-            return math.inf if workload.min_level_duration_s else workload.requests_per_level
+        case "replay_speed":  # how many more a duration takes stands in the trace: in a quiet stretch none
+            return workload.requests_per_level
 
 
 def _text(path: Path) -> str:

@@ -65,7 +65,7 @@ def plan_level(workload: Workload, level: Level, *, devices: int, seed: int, sou
     """
     total = level.value * devices
     rngs = streams(seed, LEVEL, level.trace)
-    source = _of_seed(source, workload, seed)
+    source = _of_seed(source, seed)
     drawn = _drawn(source, _need(workload, total, source), rngs)
     return LevelPlan(
         load=Load(kind=workload.load_kind, value=level.value),
@@ -79,7 +79,7 @@ def plan_level(workload: Workload, level: Level, *, devices: int, seed: int, sou
 def plan_warmup(workload: Workload, *, devices: int, seed: int, source: Source) -> LevelPlan:
     """What is sent before the first level: a closed loop, so that it takes no longer on a slow ladder."""
     need, rngs = Need(workload.warmup_requests), streams(seed, WARMUP)
-    source = _of_seed(source, workload, seed)
+    source = _of_seed(source, seed)
     drawn = draw_warmup(source, need, rngs) if isinstance(source, SyntheticSource) else _drawn(source, need, rngs)
     return LevelPlan(
         load=Load(kind="max_concurrency", value=WARMUP_CONCURRENCY),
@@ -90,9 +90,9 @@ def plan_warmup(workload: Workload, *, devices: int, seed: int, source: Source) 
     )
 
 
-def _of_seed(source: Source, workload: Workload, seed: int) -> Source:
+def _of_seed(source: Source, seed: int) -> Source:
     """The source as one seed sees it: of a trace, a stretch."""
-    return stretch(source, seed, workload.requests_per_level) if isinstance(source, TraceSource) else source
+    return stretch(source, seed) if isinstance(source, TraceSource) else source
 
 
 def _drawn(source: Source, need: Need, rngs: Streams) -> list[Drawn]:

@@ -59,10 +59,12 @@ def open_trace(dataset: Trace, token_ids: TokenIds) -> TraceSource:
     return TraceSource(dataset, token_ids, tuple(sorted(rows, key=lambda row: row.at_s)))
 
 
-def stretch(source: TraceSource, seed: int, requests: int) -> TraceSource:
-    """The source from where a seed's levels begin: all at the same row, which leaves room for `requests` rows."""
-    spare = max(0, len(source.rows) - requests)
-    return replace(source, first=int(streams(seed, WINDOW).choices.integers(spare + 1)))
+def stretch(source: TraceSource, seed: int) -> TraceSource:
+    """The source from where a seed's levels begin: all at the same row, which may be any.
+
+    A trace that is no longer than a level goes round to its beginning: every seed has an arrival pattern of its own.
+    """
+    return replace(source, first=int(streams(seed, WINDOW).choices.integers(len(source.rows))))
 
 
 def recorded_s(source: TraceSource) -> Iterator[float]:
@@ -79,13 +81,15 @@ def rows_lasting(source: TraceSource, at_least_s: float) -> int:
 
 
 def draw_trace(source: TraceSource, need: Need, rngs: Streams) -> list[Drawn]:
-    """The rows from the first one on. A block's tokens are drawn where its id comes first, and anew in each lap."""
+    """The rows from the first one on.
+
+    A block's tokens are drawn where its id comes first, and anew in each round of all rows.
+    """
     blocks: dict[tuple[int, int], TokenIds] = {}
     block_tokens = source.dataset.block_tokens
     drawn = []
-    for position in range(source.first, source.first + need.count):
-        lap, at = divmod(position, len(source.rows))
-        row = source.rows[at]
+    for position in range(need.count):
+        lap, row = position // len(source.rows), source.rows[(source.first + position) % len(source.rows)]
         for block in row.hash_ids:
             if (lap, block) not in blocks:
                 blocks[lap, block] = draw_prompt(source.token_ids, block_tokens, rngs.tokens)

@@ -39,6 +39,15 @@ def _auto(value: Any) -> Any:
     return {} if value == "auto" else value
 
 
+AUTO_LEVEL_S = 30.0  # of a level in an open loop that looks for its limit
+
+
+def _least_duration_s(fields: dict[str, Any]) -> float:
+    """Where throughputs are compared the offered time must outweigh the drain at its end."""
+    is_open = "arrival" in fields and not isinstance(fields["arrival"], ClosedLoop)
+    return AUTO_LEVEL_S if is_open and isinstance(fields.get("levels"), AutoLevels) else 0.0
+
+
 GivenLevels = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
 
@@ -59,9 +68,11 @@ class Workload(Record):
         "conversations per user."
     )
     warmup_requests: Annotated[int, Field(ge=0, description="Sent before the first level, not measured.")] = 0
-    min_level_duration_s: Annotated[
-        float, Field(ge=0, description="Open loop: requests are added until a level lasts so long.")
-    ] = 0.0
+    min_level_duration_s: float = Field(
+        default_factory=_least_duration_s,
+        ge=0,
+        description="Open loop: requests are added until a level lasts so long. Default: 30 with levels: auto, else 0.",
+    )
     request_timeout_s: PositiveFloat = 300.0
 
     @model_validator(mode="after")

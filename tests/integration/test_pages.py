@@ -381,6 +381,21 @@ def test_a_point_is_selected_by_its_address(browser: TestClient, finished: str):
     assert "Nothing: it is the baseline's configuration" in said
 
 
+def test_a_point_that_was_not_steady_says_what_moved(
+    browser: TestClient, store: SharedStore, make_trial: MakeTrial, make_point: MakePoint
+):
+    moved = make_point(100.0, 500.0, limit_ms=400.0).model_copy(
+        update={"steady": False, "drift": 3.2, "drift_of": "tpot"}
+    )
+    job = submitted(browser)
+    site["played"](store, site["begun"](store), [make_trial(0, {"max_num_seqs": 256, "block_size": 128}, moved)])
+    said = text_of(browser.get(f"/jobs/{job}?select=trial=0:0"))
+    assert (
+        "Latency still moved at the end (the TPOT of the second half is 3.20x the first): "
+        "a longer level would show worse figures."
+    ) in said
+
+
 @pytest.mark.parametrize(("rule", "trial"), [("min-latency", 0), ("max-throughput", 1), ("recommended", 1)])
 def test_a_rule_selects_its_point(browser: TestClient, finished: str, rule: str, trial: int):
     assert f"Trial {trial} at" in text_of(browser.get(f"/jobs/{finished}?select={rule}"))

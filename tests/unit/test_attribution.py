@@ -76,6 +76,31 @@ def test_a_dead_end_is_looked_at_once():
     assert [len(step) for step in path.steps] == [1] * 8 + [2]
 
 
+TWENTY = "abcdefghijklmnopqrst"
+
+
+@pytest.mark.parametrize(
+    ("blocked", "steps"),
+    [
+        ({19}, [1] * 18 + [2]),
+        (set(range(1, 20)), [20]),
+        (set(range(1, 20)) - {3}, [3, 17]),
+        ({10}, [1] * 9 + [2] + [1] * 9),
+    ],
+)
+def test_twenty_knobs_are_not_searched_through_where_single_steps_are_blocked(blocked: set[int], steps: list[int]):
+    """They have a million stations; those with so many changed knobs cannot run."""
+    asked = 0
+
+    def allowed(changed: frozenset[str]) -> bool:
+        nonlocal asked
+        asked += 1
+        assert asked < 50_000
+        return len(changed) not in blocked
+
+    assert [len(step) for step in greedy_path(TWENTY, allowed, lambda _: 0.0).steps] == steps
+
+
 # Stations that turn out not to run
 
 

@@ -107,5 +107,30 @@ def test_an_export_names_the_interval_of_the_gain(low: float, told: str, source:
     assert gain_sentences(source.model_copy(update={"comparison": comparison})) == [told]
 
 
+def test_an_export_calls_less_than_one_percent_no_clear_winner(source: ExportSource):
+    comparison = Comparison(
+        throughput_ratio=1.001,
+        p99_ttft_ratio=1.0,
+        throughput_difference_tok_s=1.0,
+        throughput_difference_low_tok_s=0.9,
+        throughput_difference_high_tok_s=1.1,
+    )
+    (told,) = gain_sentences(source.model_copy(update={"comparison": comparison}))
+    assert told.endswith("+0.9 to +1.1: no clear winner over the baseline")
+
+
+def test_an_export_says_of_how_many_candidates_the_interval_is_the_best(source: ExportSource):
+    comparison = Comparison(
+        throughput_ratio=1.04,
+        p99_ttft_ratio=1.0,
+        throughput_difference_tok_s=20.0,
+        throughput_difference_low_tok_s=10.0,
+        throughput_difference_high_tok_s=30.0,
+        best_of=5,
+    )
+    (told,) = gain_sentences(source.model_copy(update={"comparison": comparison}))
+    assert told.endswith("95 % interval +10.0 to +30.0 for the best of 5")
+
+
 def test_an_export_says_nothing_of_what_nobody_measured(source: ExportSource):
     assert gain_sentences(source) == []

@@ -2,19 +2,22 @@
 
 import io
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from autotune.choice import price_of
+from autotune.cli import results
 from autotune.engine_config import EngineConfig
 from autotune.export import ExportSource, export
 from autotune.model_card import ModelCard, read_model
-from autotune.report.levels import bottleneck_lines, levels_table
+from autotune.report.levels import bottleneck_lines, growth_lines, levels_table
 from autotune.report.tables import front_table
 from autotune.results import (
     Bottleneck,
@@ -312,6 +315,27 @@ def test_the_levels_of_a_trial_show_verdict_bottleneck_and_utilization():
     assert "72.0%" in row["4"]
     assert "slots" in row["4"]
     assert "not valid" in row["5"]
+
+
+def test_a_level_that_was_not_steady_is_marked_and_explained():
+    moved = point(level=4, steady=False, drift=3.2, drift_of="tpot")
+    lines = text_of(levels_table([point(), moved])).splitlines()
+    assert [line.count("met, not steady") for line in lines if "met" in line] == [0, 1]
+    assert growth_lines([point(), moved]) == [
+        "level 4: not steady: the TPOT of the second half is 3.20x the first; a longer level would show worse figures"
+    ]
+
+
+def test_the_levels_of_one_trial_on_the_command_line_are_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    moved = trial(point(steady=False, drift=3.2, drift_of="tpot", bottleneck=SLOTS))
+    there = SimpleNamespace(find=lambda _key: SimpleNamespace(job=SimpleNamespace(id="j")), trials=lambda _id: (moved,))
+    monkeypatch.setattr(results, "place", lambda _server: nullcontext(there))
+    results.show_trials(None, "latest", moved.number, as_json=False)
+    said = capsys.readouterr().out
+    assert "level 3: not steady: the TPOT of the second half is 3.20x the first" in said
+    assert "level 3: slots: all 4 places were taken" in said
 
 
 def test_without_a_peak_there_is_no_column_for_the_utilization():

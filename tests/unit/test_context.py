@@ -191,6 +191,14 @@ def test_what_the_lowest_level_really_sends_counts(enough: dict[str, object], to
     assert len(too_few(sla, **too_little)) == 1
 
 
+def test_a_replay_may_have_no_more_than_the_requests_of_a_level_however_long_it_lasts() -> None:
+    trace = {"kind": "trace", "path": "/t.jsonl", "max_input_tokens": 64, "max_output_tokens": 32}
+    replay = {"dataset": trace, "arrival": {"kind": "replay"}, "min_level_duration_s": 3600}
+    sla = {"p99_ttft_ms": 200, "confidence": 0.95}
+    assert len(too_few(sla, **replay)) == 1
+    assert too_few(sla, **replay, requests_per_level=299) == []
+
+
 # A job that goes on
 
 

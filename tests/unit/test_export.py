@@ -182,6 +182,19 @@ def test_the_evidence_is_in_the_comments(format: str) -> None:
     ]
 
 
+def test_the_comments_tell_levels_that_were_not_steady() -> None:
+    moved = point(800).model_copy(update={"steady": False, "drift": 3.2, "drift_of": "tpot"})
+    again = Confirmation(
+        trial=12, load=Load(kind="request_rate", value=8), runs=(point(800), moved), holds=True,
+        output_throughput_per_device=400, p99_ttft_ms=150,
+    )  # fmt: skip
+    text = export(source(point=moved, confirmation=again), "vllm")
+    growth = "(the TPOT of the second half is 3.20x the first): a longer level would show worse figures"
+    assert f"\n# not steady when it was measured {growth}\n" in text
+    assert f"\n# not steady when it was measured again in 1 of 2 runs {growth}\n" in text
+    assert "not steady" not in export(source(), "vllm")
+
+
 def test_every_latency_line_of_the_sla_is_told_with_its_bounds() -> None:
     text = export(source(sla=Sla(p99_ttft_ms=200, p99_tpot_ms=16)), "env")
     assert (

@@ -269,6 +269,83 @@ def test_a_second_look_that_cannot_save_a_level_is_left_out(tmp_path: Path) -> N
     assert [p.feasible for p in points] == [True, False]
 
 
+def late_of(**counts: int) -> Callable[[float, int, int], float]:
+    """So many late requests at load 3 in the `first` look and in the `second`, few at load 2, and all at load 7."""
+
+    def ttft_s(load: float, seed: int, index: int) -> float:
+        late = {2: 2, 3: counts["first" if seed == 1 else "second"], 7: 300}.get(int(load), 0)
+        return 0.9 if index < late else 0.1
+
+    return ttft_s
+
+
+LOOK_AGAIN = (3, 1 + SECOND_LOOK_SEED)
+
+
+def test_an_operating_point_that_straddles_the_limit_is_measured_once_more_when_the_climb_has_ended(
+    tmp_path: Path,
+) -> None:
+    """Two of 300 are late, three may be: the P99 meets the limit, its upper bound does not. Six of 600 may be."""
+    played = Played(late_of(first=2, second=4))
+    points = measure_levels(request(tmp_path), played.site, Control())
+    assert levels_sent(played) == [(1, 1), (2, 1), (3, 1), (7, 1), LOOK_AGAIN]
+    assert [(p.feasible, p.completed) for p in points] == [(True, 300), (True, 300), (True, 600), (False, 300)]
+
+
+def test_an_operating_point_that_does_not_hold_is_lost_and_no_further_one_is_looked_at(tmp_path: Path) -> None:
+    """Seven of 600 are late. Load 2, whose bounds straddle as well, is the operating point as it was measured."""
+    played = Played(late_of(first=2, second=5))
+    points = measure_levels(request(tmp_path), played.site, Control())
+    assert levels_sent(played)[4:] == [LOOK_AGAIN]
+    assert [p.feasible for p in points] == [True, True, False, False]
+
+
+def test_the_second_look_at_an_operating_point_ends_early_by_both_looks_together(tmp_path: Path) -> None:
+    played = Played(late_of(first=2, second=4))
+    measure_levels(request(tmp_path), played.site, Control())
+    (rule,) = played.rules[-1]
+    assert (rule.allowed, rule.limit_s) == (4, pytest.approx(0.2))
+
+
+def test_an_operating_point_whose_bounds_meet_the_limit_is_not_looked_at_again(tmp_path: Path) -> None:
+    played = Played(late_of(first=0, second=0))
+    measure_levels(request(tmp_path), played.site, Control())
+    assert levels_sent(played) == [(1, 1), (2, 1), (3, 1), (7, 1)]
+
+
+def test_an_operating_point_that_was_looked_at_twice_already_is_left_as_it_is(tmp_path: Path) -> None:
+    """Four late of 300 and two of 300: six of 600 may be late, and the upper bound is above the limit."""
+    played = Played(late_of(first=4, second=2))
+    points = measure_levels(request(tmp_path), played.site, Control())
+    assert levels_sent(played) == [(1, 1), (2, 1), (3, 1), LOOK_AGAIN, (7, 1)]
+    assert [p.feasible for p in points] == [True, True, True, False]
+
+
+def test_a_second_look_in_which_the_client_was_the_bottleneck_changes_nothing(tmp_path: Path) -> None:
+    busy = lambda seed: ClientUse(cpu_share=0.99 if seed > SECOND_LOOK_SEED else 0.1)  # noqa: E731
+    played = Played(late_of(first=2, second=5), busy)
+    points = measure_levels(request(tmp_path), played.site, Control())
+    assert levels_sent(played)[-1] == LOOK_AGAIN
+    assert [(p.feasible, p.completed, p.invalid) for p in points][2] == (True, 300, "")
+
+
+def test_with_a_confidence_no_operating_point_straddles_its_limit(tmp_path: Path) -> None:
+    """One late of 300 may be, with 70 %; the 95 % bound is above the limit."""
+    played = Played(lambda load, _seed, index: 0.9 if load == 7 or (load == 3 and index < 1) else 0.1)
+    measure_levels(request(tmp_path, sla=Sla(p99_ttft_ms=200, confidence=0.7)), played.site, Control())
+    assert levels_sent(played) == [(1, 1), (2, 1), (3, 1), (7, 1)]
+
+
+def test_an_operating_point_that_the_ladder_found_is_looked_at_again_under_its_final_number(tmp_path: Path) -> None:
+    played = Played(lambda load, _seed, index: 0.9 if load > 3 or index < 2 else 0.1)
+    asked = auto(tmp_path, start=1, resolution=0.5)
+    points = measure_levels(asked, played.site, Control())
+    assert [load for load, _ in levels_sent(played)] == [1, 2, 4, 2.828, 2.828]
+    assert [(p.level, p.load.value, p.completed) for p in points][2:] == [(2, 2.828, 600), (3, 4, 300)]
+    names = sorted(path.name for path in asked.artifacts.glob("*-level-2-*.gz"))
+    assert names == ["requests-level-2-seed-1.jsonl.gz", f"requests-level-2-seed-{1 + SECOND_LOOK_SEED}.jsonl.gz"]
+
+
 def test_the_lowest_level_and_those_far_above_the_one_below_end_only_where_violations_are_clipped(
     tmp_path: Path,
 ) -> None:

@@ -18,6 +18,7 @@ from autotune.measurement import (
     pooled_figures,
     quantile,
     sla_crossing_throughput,
+    straddles,
     upper_rank,
     violations,
 )
@@ -283,6 +284,24 @@ def test_missing_answers_violate_clearly():
     sla = Sla(p99_ttft_ms=200, error_rate=0.5)
     records = [request(i) if i < 490 else failure(i) for i in range(500)]
     assert clearly_violates(measured(records, sla), sla)
+
+
+@pytest.mark.parametrize(
+    ("late", "count", "is_open"),
+    [
+        (0, 300, False),
+        (1, 300, True),
+        (0, 299, False),
+        (0, 298, True),
+        (0, 150, True),
+        (0, 149, False),
+        (1, 149, False),
+    ],
+)
+def test_a_point_straddles_when_its_upper_bound_is_above_the_limit_or_missing(late: int, count: int, is_open: bool):
+    """From 299 requests on there is an upper bound; of fewer than 150 not even twice as many have one."""
+    found = measured([request(i, first_s=0.3 if i < late else 0.1) for i in range(count)])
+    assert straddles(found, SLA) == is_open
 
 
 def test_too_few_samples_for_a_lower_bound_violate_nothing_clearly():

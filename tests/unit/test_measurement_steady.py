@@ -9,7 +9,7 @@ import pytest
 
 from autotune.level_run import ClientUse, LevelRun, RequestRecord
 from autotune.measurement import client_bound, drift, joined, load_point
-from autotune.results import Load
+from autotune.results import Load, LoadPoint
 from autotune.spec import Sla
 
 SLA = Sla(p99_ttft_ms=200)
@@ -52,6 +52,43 @@ def test_the_drift_is_the_ratio_of_the_medians() -> None:
 
 def test_a_small_growth_is_steady_however_significant() -> None:
     assert drift(of([0.1 + i / 1e5 for i in range(100)] + [0.12 + i / 1e5 for i in range(100)])).steady
+
+
+def streamed(index: int, tpot_s: float, tokens: int = 16) -> RequestRecord:
+    times_s = tuple(0.1 + tpot_s * token for token in range(tokens))
+    return RequestRecord(index, 0.0, 0.0, times_s, times_s[-1], 10, tokens, tokens)
+
+
+def test_a_tpot_that_grows_under_a_steady_ttft_is_marked_where_the_sla_names_it() -> None:
+    run = LevelRun(tuple(streamed(i, 0.010 * (1 + 9 * i / 500)) for i in range(500)), planned=500)
+
+    def point(**lines: float) -> LoadPoint:
+        load = Load(kind="request_rate", value=10)
+        return load_point(run, level=0, load=load, devices=1, seed=0, sla=Sla(**lines))
+
+    assert point(p99_ttft_ms=200).steady
+    found = point(p99_tpot_ms=200)
+    assert (found.steady, found.drift_of) == (False, "tpot")
+    assert found.drift == pytest.approx(7.732 / 3.232, abs=0.01)  # requests 374 and 124
+    assert found.growth == "the TPOT of the second half is 2.39x the first"
+
+
+def test_of_several_metrics_that_grow_the_one_that_grew_most_is_told() -> None:
+    records = [streamed(i, 0.010 if i < 50 else 0.050) for i in range(100)]
+    found = drift(records, ("ttft", "e2el", "tpot"))
+    assert (found.metric, found.ratio, found.steady) == ("tpot", pytest.approx(5.0), False)
+
+
+def test_several_metrics_share_the_chance_of_a_false_mark() -> None:
+    """TTFT alone is beyond chance by one that three metrics cannot each have; here all three are the same queue."""
+    records = queue(0.9, count=500, seed=5)
+    assert not drift(records).steady
+    assert drift(records, ("ttft", "e2el", "itl")).steady
+
+
+def test_answers_of_one_token_have_no_tpot_that_drifts() -> None:
+    assert drift(of([0.1] * 100), ("ttft", "tpot")).steady
+    assert not drift(of([0.1] * 50 + [0.3] * 50), ("ttft", "tpot")).steady
 
 
 def test_ttft_that_falls_is_steady() -> None:

@@ -136,6 +136,15 @@ def test_the_trials_table_shows_every_state() -> None:
     assert cells(text, "9")[-2:] == ["–", "running"]
 
 
+def test_the_trials_table_marks_an_operating_point_and_re_runs_that_were_not_steady() -> None:
+    moved = measured(900, 150)
+    moved = moved.model_copy(update={"points": tuple(p.model_copy(update={"steady": False}) for p in moved.points)})
+    again = trial(8, moved).model_copy(update={"purpose": "confirmation", "confirms": 7})
+    text = shown(trials_table((trial(0, measured(500, 120)), trial(7, moved), again)))
+    assert [cells(text, number)[-1] for number in "07"] == ["measured", "measured, not steady"]
+    assert cells(text, "8")[-1] == "1 of 1 runs meet the SLA, 1 not steady"
+
+
 def test_without_a_feasible_baseline_there_is_no_gain() -> None:
     trials = (trial(0, measured(500, 300)), BETTER)
     assert cells(shown(front_table(FRONT, trials)), "7")[6] == "–"

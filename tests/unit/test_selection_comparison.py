@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.results import LoadPoint
+from autotune.results import Difference, LoadPoint
 from autotune.selection import mean_difference, paired_difference, throughput_difference
 
 MakePoint = Callable[..., LoadPoint]
@@ -28,6 +28,15 @@ def test_pairs_cancel_what_their_requests_have_in_common():
     found = paired_difference([109.0, 210.0, 411.0], [100.0, 200.0, 400.0])
     reach = 4.3027 / 3**0.5
     assert (found.value, found.low, found.high) == pytest.approx((10.0, 10 - reach, 10 + reach), abs=0.001)
+
+
+@pytest.mark.parametrize("difference", [mean_difference, paired_difference])
+def test_the_best_of_five_has_the_interval_of_ninety_nine_percent(difference: Callable[..., Difference]):
+    """Degrees of freedom 2 in pairs: t = 9.9248 instead of 4.3027; 4 of equal variances: 4.6041 instead of 2.7764."""
+    alone, best = (difference([109.0, 110.0, 111.0], [100.0, 102.0, 101.0], best_of=n) for n in (1, 5))
+    factor = 9.9248 / 4.3027 if difference is paired_difference else 4.6041 / 2.7764
+    assert (best.high - best.value) / (alone.high - alone.value) == pytest.approx(factor, abs=0.001)
+    assert (alone.best_of, best.best_of) == (1, 5)
 
 
 @pytest.mark.parametrize("difference", [mean_difference, paired_difference])

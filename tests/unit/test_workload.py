@@ -15,6 +15,7 @@ from autotune.workload import (
     Source,
     Vocabulary,
     Workload,
+    found_level,
     given_levels,
     open_source,
     plan_level,
@@ -129,6 +130,25 @@ def test_an_open_loop_adds_requests_until_the_level_lasts_long_enough():
     job = workload(levels=[4], min_level_duration_s=30)
     assert len(plan(job).requests) == 120
     assert plan(job).requests[-1].offset_s == pytest.approx(30)
+
+
+def test_an_open_loop_that_looks_for_its_limit_has_levels_that_outweigh_their_drain():
+    auto = workload(levels="auto")
+    assert auto.min_level_duration_s == 30
+    assert plan_level(auto, found_level(0, 64), devices=1, seed=0, source=source(auto)).requests[-1].offset_s >= 30
+    assert workload(levels={"start": 2}, arrival={"kind": "gamma", "burstiness": 0.5}).min_level_duration_s == 30
+    assert workload(levels="auto", min_level_duration_s=0).min_level_duration_s == 0
+    assert workload(levels="auto", min_level_duration_s=5).min_level_duration_s == 5
+
+
+def test_given_levels_and_closed_loops_have_no_minimum_duration_of_their_own():
+    assert workload().min_level_duration_s == 0
+    assert workload(levels="auto", arrival={"kind": "closed_loop"}).min_level_duration_s == 0
+
+
+def test_a_workload_that_was_stored_keeps_the_duration_that_it_was_measured_with():
+    document = workload(levels="auto", min_level_duration_s=0).model_dump(mode="json")
+    assert Workload.model_validate(document).min_level_duration_s == 0
 
 
 def test_a_longer_level_begins_with_the_same_requests():

@@ -1,7 +1,7 @@
 """Traces: the columns that are known, what rows mean, and how they are replayed."""
 
 import json
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from autotune.workload import (
     plan_level,
     plan_warmup,
 )
+from autotune.workload.trace import TraceSource, stretch
 
 VOCABULARY = Vocabulary(size=384, special_ids=frozenset({0, 1, 2}))
 Row = dict[str, Any]
@@ -54,8 +55,11 @@ def workload(dataset: Trace, **changes: Any) -> Workload:
     return Workload.model_validate(document | changes)
 
 
-def plan(job: Workload, *, level: int = 0, devices: int = 1, seed: int = 0) -> LevelPlan:
+def plan(job: Workload, *, level: int = 0, devices: int = 1, seed: int | None = None) -> LevelPlan:
+    """A level's plan; where no seed is given with one that begins at the first row."""
     source = open_source(job.dataset, VOCABULARY)
+    assert isinstance(source, TraceSource)
+    seed = next(found for found in count() if stretch(source, found).first == 0) if seed is None else seed
     return plan_level(job, given_levels(job)[level], devices=devices, seed=seed, source=source)
 
 
@@ -215,12 +219,24 @@ def test_a_seed_chooses_the_stretch_of_a_longer_trace_and_all_levels_replay_it(t
     starts = {seed: {len(plan(job, level=level, seed=seed).requests[0].prompt) for level in (0, 1)} for seed in (0, 1)}
     assert [len(found) for found in starts.values()] == [1, 1]
     assert starts[0] != starts[1]
-    assert [len(r.prompt) for r in plan(job).requests] == list(range(min(starts[0]), min(starts[0]) + 10))
+    expected = [1 + (min(starts[0]) - 1 + n) % 50 for n in range(10)]
+    assert [len(r.prompt) for r in plan(job, seed=0).requests] == expected
 
 
-def test_a_trace_as_long_as_a_level_is_replayed_from_its_first_row(tmp_path):
+def test_a_trace_no_longer_than_a_level_begins_anywhere_and_goes_round(tmp_path):
+    """16 s long, gaps of 4 s on average: from the fourth row on 9 and 16 s, then 20, 21 and 24 s."""
     job = workload(rising(tmp_path, 5), requests_per_level=5)
-    assert {offsets_s(plan(job, seed=seed))[1] for seed in range(20)} == {1.0}
+    plans = {len(found.requests[0].prompt): found for found in (plan(job, seed=seed) for seed in range(40))}
+    assert set(plans) == {1, 2, 3, 4, 5}
+    assert offsets_s(plans[4]) == [0, 7, 11, 12, 15]
+    assert [len(r.prompt) for r in plans[4].requests] == [4, 5, 1, 2, 3]
+
+
+def test_blocks_are_new_tokens_once_all_rows_were_sent_wherever_the_level_began(tmp_path):
+    job = workload(trace(tmp_path, [mooncake(n, 512, [1]) for n in (0, 10, 20)]), requests_per_level=6)
+    for seed in range(8):
+        prompts = [r.prompt for r in plan(job, seed=seed).requests]
+        assert [prompts.index(prompt) for prompt in prompts] == [0, 0, 0, 3, 3, 3]
 
 
 def test_with_other_arrivals_only_the_lengths_of_a_trace_count(tmp_path):
@@ -234,13 +250,13 @@ def test_with_other_arrivals_only_the_lengths_of_a_trace_count(tmp_path):
 @settings(deadline=None, max_examples=50)  # a stalled machine is no counterexample
 @given(
     gaps=st.lists(st.floats(0, 100), min_size=1, max_size=30).filter(lambda gaps: sum(gaps) > 1),
-    count=st.integers(1, 90),
+    requests=st.integers(1, 90),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_replayed_offsets_begin_at_zero_and_never_go_back(tmp_path_factory, gaps, count, seed):
+def test_replayed_offsets_begin_at_zero_and_never_go_back(tmp_path_factory, gaps, requests, seed):
     rows = [plain(sum(gaps[:n])) for n in range(len(gaps) + 1)]
-    job = workload(trace(tmp_path_factory.getbasetemp(), rows, name="gaps.jsonl"), requests_per_level=count)
+    job = workload(trace(tmp_path_factory.getbasetemp(), rows, name="gaps.jsonl"), requests_per_level=requests)
     found = offsets_s(plan(job, seed=seed))
-    assert len(found) == count
+    assert len(found) == requests
     assert found[0] == 0
     assert all(after >= before - 1e-9 for before, after in pairwise(found))
