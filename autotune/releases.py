@@ -1,8 +1,11 @@
 """Which releases of vLLM on Ascend belong together, and how versions are compared (PEP 440)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
+
+_ONLY_V1 = Version("0.11.0rc0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,22 @@ def ascend_release(version: str) -> AscendRelease | None:
     """The row of a vllm-ascend version; None when the policy has none for it (not every candidate has a row)."""
     wanted = parsed(version)
     return next((row for row in ASCEND_RELEASES if wanted is not None and Version(row.vllm_ascend) == wanted), None)
+
+
+def versions_of(line: str) -> dict[str, str]:
+    """`vllm 0.30.0, vllm-ascend 0.30.0rc2` by distribution name; empty for a line that names no versions."""
+    pairs = [part.split() for part in line.split(",")]
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def switches(versions: Mapping[str, str]) -> dict[str, str]:
+    """What an engine of these versions needs in its environment to be the one that is tuned here.
+
+    Before vLLM 0.11 had no other engine, vllm-ascend had to be asked for V1 (release notes of vllm-ascend 0.9.0rc2):
+    knobs, log lines and metrics here are V1's.
+    """
+    found = parsed(versions.get("vllm-ascend", ""))
+    return {"VLLM_USE_V1": "1"} if found is not None and found < _ONLY_V1 else {}
 
 
 def parsed(version: str) -> Version | None:

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 from autotune.records import Record
+from autotune.releases import versions_of
 from autotune.results import Attribution, Comparison, Confirmation, LoadPoint, ParetoFront, Trial
 from autotune.spec import Devices, Sla
 
@@ -37,5 +38,4 @@ class ExportSource(Record):
     @property
     def engine_versions(self) -> dict[str, str]:
         """The engine's version and those of its plugins, by distribution name; empty when they are not known."""
-        pairs = [part.split() for part in self.engine_version.split(",")]
-        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+        return versions_of(self.engine_version)

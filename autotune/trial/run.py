@@ -24,6 +24,7 @@ from autotune.loadgen import Endpoint, EngineStalled, Pulse, measure
 from autotune.measurement import operating_point
 from autotune.model_card import shape_of, shortfall
 from autotune.platforms import PLATFORMS, Device, DeviceToolFailed, Platform
+from autotune.releases import switches, versions_of
 from autotune.results import (
     Evidence,
     FailureClass,
@@ -290,6 +291,7 @@ class _Run:
                     os.environ,
                     {"VLLM_RPC_BASE_PATH": self.sockets},
                     platform.environment(self.devices, request.config.devices),
+                    switches(versions_of(request.engine_version)),
                     preload.environment(os.environ) if profile.jemalloc else {},
                     profile.environment,
                     request.config.environment,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.releases import ASCEND_RELEASES, ascend_release, parsed
+from autotune.releases import ASCEND_RELEASES, ascend_release, parsed, switches, versions_of
 
 
 def test_the_rows_rise():
@@ -25,3 +25,19 @@ def test_a_version_without_a_row_is_none(version: str):
 def test_the_part_that_names_a_build_does_not_count():
     assert parsed("0.32.0+cpu") == parsed("0.32.0")
     assert parsed("dev") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("vllm 0.9.1, vllm-ascend 0.9.1, torch-npu 2.5.1.post1", {"VLLM_USE_V1": "1"}),
+        ("vllm 0.10.1, vllm-ascend 0.10.1rc1", {"VLLM_USE_V1": "1"}),
+        ("vllm 0.11.0, vllm-ascend 0.11.0rc1", {}),
+        ("vllm 0.30.0, vllm-ascend 0.30.0rc2", {}),
+        ("vllm 0.9.1", {}),  # elsewhere V1 was the default by then
+        ("vllm-simulated 0.1.0", {}),
+        ("", {}),
+    ],
+)
+def test_an_old_plugin_is_asked_for_the_engine_that_the_knobs_are_of(line: str, expected: dict[str, str]):
+    assert switches(versions_of(line)) == expected
