@@ -2,22 +2,20 @@
 
 A model that the CPU's cache holds (the demo's) and one that no cache holds (1.4 GB in 16 bits, random weights) under
 the same few users on the real vLLM. Prints Markdown: what each step takes, what it reads of the memory by the engine's
-own count, and what the reading of the level is. The peak is what all cores together read at best, measured beforehand.
-Run it alone on the machine.
+own count, and what the reading of the level is. The peak is what matrix-vector products of the engine's own PyTorch
+read, measured beforehand. Run it alone on the machine.
 """
 
 import argparse
 import dataclasses
 import json
 import shutil
+import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
+from autotune.engines.examine import interpreter_of
 from autotune.model_card import read_model
 from autotune.platforms import cpu
 from autotune.results import LoadPoint, Measured
@@ -35,19 +33,25 @@ LARGE = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
+PRODUCTS = """
+import sys, time, torch
+torch.set_num_threads(int(sys.argv[1]))
+weights = [torch.randn(11264, 2048, dtype=torch.bfloat16) for _ in range(16)]
+vector, taken_s = torch.randn(1, 2048, dtype=torch.bfloat16), []
+for _ in range(200):
+    begun_s = time.perf_counter()
+    for matrix in weights:
+        torch.nn.functional.linear(vector, matrix)
+    taken_s.append(time.perf_counter() - begun_s)
+print(sum(matrix.nbytes for matrix in weights) / min(taken_s) / 1e9)
+"""
 TOKENS = {"kind": "fixed", "tokens": 32}
 
 
-def memory_gb_per_s(cores: int) -> float:
-    """What the cores together read of the memory at best, in 10^9 bytes/s: sums of more than any cache holds."""
-    parts = np.array_split(np.ones(2**27), cores)
-    taken_s = []
-    with ThreadPoolExecutor(cores) as pool:
-        for _ in range(10):
-            begun_s = time.perf_counter()
-            list(pool.map(np.sum, parts))
-            taken_s.append(time.perf_counter() - begun_s)
-    return float(sum(part.nbytes for part in parts) / min(taken_s) / 1e9)
+def memory_gb_per_s(interpreter: str, cores: int) -> float:
+    """What matrix-vector products of the engine's own PyTorch read of the memory at best, in 10^9 bytes/s."""
+    done = subprocess.run([interpreter, "-c", PRODUCTS, str(cores)], capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def large_model(small: Path, folder: Path) -> Path:
@@ -62,7 +66,7 @@ def measured(context: JobContext, number: int, users: Sequence[float], dtype: st
     """A trial with this many users after one another."""
     traffic = {"kind": "synthetic", "input_tokens": TOKENS, "output_tokens": TOKENS}
     document = context.workload.model_dump(mode="json") | {"dataset": traffic, "levels": users}
-    load = Workload.model_validate(document | {"requests_per_level": 32, "warmup_requests": 4})
+    load = Workload.model_validate(document | {"requests_per_level": 12, "warmup_requests": 4})
     config = context.configuration({"max_num_seqs": 64, "max_num_batched_tokens": 512, "block_size": 32})
     arguments = {**config.arguments, "max_model_len": 1024, "dtype": dtype, "enable_mfu_metrics": True}
     asked = TrialRequest(
@@ -92,9 +96,10 @@ def main() -> None:
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-engine" / "bin" / "vllm")
     parser.add_argument("--users", default="1,4,16")
     parser.add_argument("--dtypes", default="bfloat16,float32")
+    parser.add_argument("--models", default="demo,large")
     asked = parser.parse_args()
     users = [float(text) for text in asked.users.split(",")]
-    peak = memory_gb_per_s(len(cpu.discover()))
+    peak = memory_gb_per_s(interpreter_of(str(asked.vllm)), len(cpu.discover()))
     print(
         f"memory: {peak:.1f} GB/s\n\n| model | dtype | users | TPOT (ms) | read (GB/s) | MBU | reading |\n|"
         + "---|" * 7
@@ -105,7 +110,7 @@ def main() -> None:
         small = prepare(load_job(ROOT / "autotune" / "demo" / "job.yaml"), settings)
         folder = large_model(small.model.path, Path(scratch) / "large")
         contexts = {"demo": small, "large": dataclasses.replace(small, model=read_model(folder))}
-        cases = [(name, dtype) for name in contexts for dtype in asked.dtypes.split(",")]
+        cases = [(name, dtype) for name in asked.models.split(",") for dtype in asked.dtypes.split(",")]
         for number, (name, dtype) in enumerate(cases):
             for point in measured(contexts[name], number, users, dtype):
                 kind = point.bottleneck.kind if point.bottleneck else "–"
