@@ -16,7 +16,8 @@ class ModelCard:
     """What a model folder says. Sizes in bytes, as vLLM holds the model."""
 
     path: Path
-    vocab_size: int
+    vocab_size: int  # rows of the embedding table
+    token_ids: int  # 0 up to here are tokens: those of the tokenizer where there is one, for tables are padded
     special_ids: frozenset[int]
     max_positions: int
     weight_bytes: int  # of the files at hand, else as the dimensions say; 0 when neither is known

@@ -42,6 +42,7 @@ def read_model(path: Path) -> ModelCard:
     text = normalized(config)
     if "vocab_size" not in text:
         raise InputError(f"{path / 'config.json'}: has no vocab_size; is it a language model's?")
+    tokenizer = read_json(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else {}
     size = dimensions(text)
     counted = None if size is None else count(size)
     quantised = scheme(config, quantization_description(path))
@@ -52,7 +53,8 @@ def read_model(path: Path) -> ModelCard:
     return ModelCard(
         path=path,
         vocab_size=int(text["vocab_size"]),
-        special_ids=_special_ids(path, config | text),
+        token_ids=min(int(text["vocab_size"]), _tokenizer_ids(tokenizer) or int(text["vocab_size"])),
+        special_ids=_special_ids(tokenizer, config | text),
         max_positions=int(text.get("max_position_embeddings") or 0),
         weight_bytes=on_disk or _computed_bytes(counted, quantised),
         kv_layers=kv_layers(text),
@@ -111,11 +113,16 @@ def _parameters_of_files(path: Path, config: Mapping[str, Any], quantised: Schem
     return weight_bytes(path, layers=0, tied=False) // width
 
 
-def _special_ids(path: Path, config: Mapping[str, Any]) -> frozenset[int]:
+def _tokenizer_ids(tokenizer: Mapping[str, Any]) -> int:
+    """One more than the largest id of a tokenizer; 0 for one that names none. Tables are padded beyond it."""
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or ()
+    plain = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    added = (token["id"] for token in tokenizer.get("added_tokens") or ())
+    return max((*plain, *added), default=-1) + 1
+
+
+def _special_ids(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> frozenset[int]:
     ids = [config.get(f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")]
     flat = {i for value in ids for i in (value if isinstance(value, list) else [value])}
-    tokenizer = path / "tokenizer.json"
-    if tokenizer.is_file():
-        added = read_json(tokenizer).get("added_tokens", [])
-        flat |= {token["id"] for token in added if token.get("special")}
+    flat |= {token["id"] for token in tokenizer.get("added_tokens") or () if token.get("special")}
     return frozenset(i for i in flat if isinstance(i, int))

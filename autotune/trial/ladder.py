@@ -160,7 +160,7 @@ class _Look:
 class _Ladder:
     def __init__(self, course: Course, site: Site, control: Control) -> None:
         self._course, self._site, self._control = course, site, control
-        vocabulary = Vocabulary(course.model.vocab_size, course.model.special_ids)
+        vocabulary = Vocabulary(course.model.token_ids, course.model.special_ids)
         self._source = open_source(course.workload.dataset, vocabulary, model=course.model.path)
         self._dropped = False  # whether the last level was ended early
         self._fastest: _Look | None = None  # of the levels that met the SLA at the first look

@@ -215,7 +215,7 @@ def longest_request(sources: Sources, model: ModelCard) -> int:
 
     Raises InputError when the model or the space does not allow it.
     """
-    vocabulary = Vocabulary(model.vocab_size, model.special_ids)
+    vocabulary = Vocabulary(model.token_ids, model.special_ids)
     needed = open_source(sources.workload.dataset, vocabulary, model=model.path).longest_request_tokens
     _check_own_length(sources.space, needed, sources.workload.name, model.max_positions)
     if model.max_positions and needed > model.max_positions:

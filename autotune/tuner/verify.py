@@ -137,7 +137,7 @@ def _check(exported: Exported, workload: Workload, model: ModelCard) -> None:
             f"{replay.load} is {replay.load.kind}; give a workload of that kind: --workload FILE"
         )
     room = exported.config.arguments.get("max_model_len")
-    vocabulary = Vocabulary(model.vocab_size, model.special_ids)
+    vocabulary = Vocabulary(model.token_ids, model.special_ids)
     needed = open_source(workload.dataset, vocabulary, model=model.path).longest_request_tokens
     if isinstance(room, int) and 0 < room < needed:
         problems.append(

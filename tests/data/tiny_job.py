@@ -80,5 +80,5 @@ def job_context(
         executable="vllm", interpreter="python", versions={"vllm": "0"}, platform="npu", arguments=frozenset()
     )
     profile = EngineProfile(executable=Path("vllm"), platform="ascend")
-    model = ModelCard(Path("nowhere"), 100, frozenset(), 4096, 0)
+    model = ModelCard(Path("nowhere"), 100, 100, frozenset(), 4096, 0)
     return JobContext(job, asked, searched, workload, profile, model, engine, {"max_model_len": 64})

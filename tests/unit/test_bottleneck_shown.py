@@ -44,6 +44,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CARD = ModelCard(
     path=Path("/m"),
     vocab_size=100,
+    token_ids=100,
     special_ids=frozenset(),
     max_positions=4096,
     weight_bytes=0,

@@ -28,6 +28,7 @@ DENSE = {
 CARD = ModelCard(
     path=Path("/models/m"),
     vocab_size=100,
+    token_ids=100,
     special_ids=frozenset(),
     max_positions=4096,
     weight_bytes=60 * GIB,
@@ -110,6 +111,25 @@ def test_the_weights_are_the_safetensors_files(tmp_path: Path):
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"x" * 500)
     (tmp_path / "optimizer.bin").write_bytes(b"x" * 9000)
     assert read_model(model(tmp_path, DENSE)).weight_bytes == 1500
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [
+        (None, 384),
+        ({}, 384),
+        ({"model": {"vocab": {"a": 0, "b": 345}}, "added_tokens": [{"id": 346, "special": True}]}, 347),
+        ({"model": {"vocab": [["a", 0.0], ["b", -1.0]]}, "added_tokens": None}, 2),
+        ({"model": {"vocab": {"a": 999}}}, 384),
+    ],
+)
+def test_tokens_are_those_of_the_tokenizer_for_tables_are_padded(
+    tmp_path: Path, tokenizer: dict[str, Any] | None, expected: int
+):
+    folder = model(tmp_path, {"vocab_size": 384})
+    if tokenizer is not None:
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert (read_model(folder).vocab_size, read_model(folder).token_ids) == (384, expected)
 
 
 def test_special_ids_come_from_the_config_and_the_tokenizer(tmp_path: Path):
