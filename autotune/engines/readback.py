@@ -1,6 +1,7 @@
 """What an engine says of itself: effective values from `/metrics` and the log, and its counters."""
 
 import contextlib
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -178,4 +179,6 @@ def _samples(metrics_text: str) -> Iterator[tuple[str, dict[str, str], float]]:
         if match is None:
             continue
         with contextlib.suppress(ValueError):  # a line of two words
-            yield match["name"], dict(_LABEL.findall(match["labels"] or "")), float(match["value"])
+            value = float(match["value"])
+            if math.isfinite(value):
+                yield match["name"], dict(_LABEL.findall(match["labels"] or "")), value

@@ -62,7 +62,10 @@ def test_a_limit_that_nobody_names_is_left_out():
     assert readback.limits(EngineConfig(arguments={"max_num_seqs": "auto"}), {}) == {}
 
 
-@pytest.mark.parametrize("text", ["Not found\n", "metrics are off\n", "<html><script>\nvar x = 1;\n</script>"])
+@pytest.mark.parametrize(
+    "text",
+    ["Not found\n", "metrics are off\n", "<html><script>\nvar x = 1;\n</script>", "vllm:num_preemptions_total NaN\n"],
+)
 def test_what_is_no_exposition_counts_nothing(text: str) -> None:
     assert readback.counters(text) == {}
     assert readback.gauges(text) == {}
