@@ -1,10 +1,12 @@
 """Which releases of vLLM on Ascend belong together, and how versions are compared (PEP 440)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
+_VENDOR = re.compile(r"(?P<release>\d+(?:\.\d+)*)(?:\.?rc\.?(?P<candidate>\d+))?", re.IGNORECASE)
 _ONLY_V1 = Version("0.11.0rc0")
 
 
@@ -61,6 +63,17 @@ def switches(versions: Mapping[str, str]) -> dict[str, str]:
     """
     found = parsed(versions.get("vllm-ascend", ""))
     return {"VLLM_USE_V1": "1"} if found is not None and found < _ONLY_V1 else {}
+
+
+def vendor_version(text: str) -> Version | None:
+    """A version of Huawei's driver or CANN, such as 25.0.rc1.1 or 8.2.RC1.alpha003, that can be compared.
+
+    The release, and which candidate of it; what follows is a build. None for what begins with no number.
+    """
+    match = _VENDOR.match(text.strip())
+    if match is None:
+        return None
+    return Version(match["release"] + (f"rc{match['candidate']}" if match["candidate"] else ""))
 
 
 def parsed(version: str) -> Version | None:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m|\[\d+(?:;\d+)+m|\[0m")  # the second: pasted, without the unseen first byte
 _PREFIXES = re.compile(
     r"""^(?:
         \([^()\n]*\bpid=\d+[^()\n]*\)[ ]?                # (EngineCore_DP0 pid=791), (VllmWorker rank=2 pid=10)

@@ -5,6 +5,7 @@ from autotune.doctor.finding import Finding, fail, ok, warn
 from autotune.doctor.host import ASCEND_MOUNTS, ASCEND_NODES
 from autotune.platforms import Device, ascend
 
+_LOOK = "look with `npu-smi info -t health -i CARD -c CHIP` (`npu-smi info -m` says which logic id these have)"
 _HCCL_PORTS = 16  # taken from HCCL_IF_BASE_PORT on
 _NEEDED_MOUNTS = ("/usr/local/Ascend/driver/lib64", "/usr/local/bin/npu-smi")  # the others only tell versions
 
@@ -26,7 +27,7 @@ def check_devices(facts: Facts) -> list[Finding]:
 def _tool_fix(facts: Facts) -> str:
     if facts.platform == "cuda":
         return "install the NVIDIA driver, and start the container with --gpus all"
-    if "-8020" in facts.devices.problem or "dcmi" in facts.devices.problem:
+    if "-8020" in facts.devices.problem or "is used" in facts.devices.problem:
         return "another container holds the NPUs: stop it, or give each container NPUs of its own"
     return "install the driver, or mount npu-smi and the driver into the container (docs/ascend.md)"
 
@@ -46,6 +47,10 @@ def _nodes(facts: Facts) -> list[Finding]:
         closed = ", ".join(f"/dev/{node}" for node in sorted(host.closed_nodes))
         group = "HwHiAiUser" if facts.platform == "ascend" else "the device nodes' group"
         return [fail("device nodes", f"may not be opened by this user: {closed}", f"add the user to {group}")]
+    shown = len(facts.devices.devices)
+    if facts.platform == "ascend" and 0 < shown < len(found):
+        told = f"{len(found)} devices in /dev, npu-smi shows {shown}: one may have fallen off its bus"
+        return [warn("device nodes", told, "look at `npu-smi info` and dmesg on the host; trials keep away from it")]
     return [ok("device nodes", f"{len(found)} devices in /dev, with their managers")]
 
 
@@ -65,13 +70,13 @@ def _health(devices: tuple[Device, ...]) -> list[Finding]:
     warned = [device for device in devices if device.usable and device.health != "OK"]
     findings = []
     if unwell:
-        told = ", ".join(f"{device.id}: {device.health}" for device in unwell)
+        told = ", ".join(f"{device.id}: {device.health_text}" for device in unwell)
         judge = fail if len(unwell) == len(devices) else warn
-        fix = "look with `npu-smi info -t health -i CARD`, and leave these out of ASCEND_RT_VISIBLE_DEVICES"
+        fix = f"{_LOOK}, and leave these out of ASCEND_RT_VISIBLE_DEVICES"
         findings.append(judge("devices", f"not usable: {told}; trials keep away from them", fix))
     if warned:
-        told = ", ".join(f"{device.id}: {device.health}" for device in warned)
-        findings.append(warn("devices", f"usable, but {told}", "look with `npu-smi info -t health -i CARD`"))
+        told = ", ".join(f"{device.id}: {device.health_text}" for device in warned)
+        findings.append(warn("devices", f"usable, but {told}", _LOOK))
     if not findings:
         names = ", ".join(sorted({device.name for device in devices}))
         findings.append(ok("devices", f"{len(devices)} x {names}, all OK"))

@@ -6,7 +6,7 @@ from packaging.version import Version
 from autotune.doctor.facts import EngineFacts, Facts
 from autotune.doctor.finding import Finding, fail, ok, warn
 from autotune.engines.examine import EngineInfo
-from autotune.releases import ASCEND_RELEASES, AscendRelease, ascend_release, parsed
+from autotune.releases import ASCEND_RELEASES, AscendRelease, ascend_release, parsed, vendor_version
 
 _SEEN_AS = {"ascend": "npu", "cuda": "cuda", "cpu": "cpu"}  # a profile's platform -> vLLM's device type
 _OLDEST_TRIED = "0.23.0"
@@ -112,15 +112,15 @@ def _same_release(installed: str | None, wanted: str) -> bool:
 
 def _is_older(installed: str, than: str) -> bool:
     """Whether it is surely older: what is no version is not."""
-    found = parsed(installed)
-    return found is not None and found < Version(than)
+    found, other = vendor_version(installed), vendor_version(than)
+    return found is not None and other is not None and found < other
 
 
 def _cann(installed: str | None, row: AscendRelease) -> list[Finding]:
     if installed is None:
         fix = "install CANN, or set ASCEND_HOME_PATH by sourcing its set_env.sh"
         return [fail("CANN", f"no ascend_toolkit_install.info was found; CANN {row.cann} is needed", fix)]
-    if parsed(installed) == parsed(row.cann):
+    if vendor_version(installed) == vendor_version(row.cann):
         return []
     told = f"CANN is {installed}, vllm-ascend {row.vllm_ascend} belongs to {row.cann}"
     if _is_older(installed, row.cann):
@@ -147,4 +147,6 @@ def _driver(facts: Facts) -> list[Finding]:
     if _is_older(driver, _STREAM_DRIVER):
         told = f"driver {driver} is older than {_STREAM_DRIVER}: graph capture runs out of streams sooner (207008)"
         return [warn("driver", told, f"upgrade the driver and firmware (Ascend HDK) to {_STREAM_DRIVER} or newer")]
+    if vendor_version(driver) is None:
+        return [warn("driver", f"driver {driver!r} is no version that can be compared", "see that it fits CANN")]
     return [ok("driver", f"driver {driver}")]

@@ -19,6 +19,7 @@ from autotune.doctor.facts import (
     RayFacts,
 )
 from autotune.doctor.host import gather_host, missing_libraries
+from autotune.engines import preload
 from autotune.engines.examine import EngineInfo, probe
 from autotune.engines.simulated import info as simulated
 from autotune.errors import EnvironmentProblem, InputError, StoreError
@@ -93,7 +94,8 @@ def _engine(name: str, chosen: EngineProfile | None, problem: str, job: JobFacts
     if chosen is None:
         return EngineFacts(name, problem=problem)
     model = job.card.path if job and job.card else None
-    environment = dict(os.environ) | chosen.environment
+    environment = dict(os.environ)
+    environment |= (preload.environment(environment, root=root) if chosen.jemalloc else {}) | chosen.environment
     libraries = missing_libraries(root, environment.get("LD_PRELOAD", ""))
     try:
         return EngineFacts(name, chosen, _info(chosen, environment, model), libraries=libraries)
@@ -119,8 +121,12 @@ def _ray_address(settings: Settings | None) -> str | None:
 
 
 def _disk(home: Path) -> DiskFacts:
-    existing = next(place for place in (home, *home.parents) if place.exists())
-    return DiskFacts(home, shutil.disk_usage(existing).free, os.access(existing, os.W_OK))
+    """Of the folder, or of the one that it will be made in; one that may not be looked into is not writable."""
+    existing = next((place for place in (home, *home.parents) if os.path.lexists(place)), Path("/"))
+    try:
+        return DiskFacts(home, shutil.disk_usage(existing).free, existing.is_dir() and os.access(existing, os.W_OK))
+    except OSError:
+        return DiskFacts(home, 0, False)
 
 
 def _database(url: str) -> DatabaseFacts:

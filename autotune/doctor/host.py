@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from autotune.doctor.facts import HostFacts
+from autotune.engines import preload
 
 ASCEND_MOUNTS = (
     "/usr/local/dcmi",
@@ -24,7 +25,6 @@ ASCEND_NODES = ("davinci_manager", "devmm_svm", "hisi_hdc")
 _NODES = ("davinci[0-9]*", "davinci_manager", "devmm_svm", "hisi_hdc", "nvidia[0-9]*", "nvidiactl", "nvidia-uvm")
 _CANN = ("usr/local/Ascend/cann", "usr/local/Ascend/ascend-toolkit/latest")  # 8.5 and newer; older
 _CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
-_JEMALLOC = ("usr/lib/*-linux-gnu/libjemalloc.so.2", "usr/lib64/libjemalloc.so.2", "usr/local/lib/libjemalloc.so.2")
 _LISTEN = "0A"  # the state of a socket that listens, in /proc/net/tcp
 
 
@@ -40,7 +40,7 @@ def gather_host(root: Path, environment: Mapping[str, str]) -> HostFacts:
         numa_nodes=len(list((root / "sys/devices/system/node").glob("node[0-9]*"))),
         numa_balancing=_switch(root / "proc/sys/kernel/numa_balancing"),
         swappiness=_number(root / "proc/sys/vm/swappiness"),
-        jemalloc=tuple(_seen(file, root) for pattern in _JEMALLOC for file in sorted(root.glob(pattern))),
+        jemalloc=tuple(_seen(file, root) for file in preload.installed(root)),
         listening=frozenset(port for name in ("tcp", "tcp6") for port in _listening(root / "proc/net" / name)),
         ephemeral=_pair(root / "proc/sys/net/ipv4/ip_local_port_range"),
         nodes=frozenset(nodes),

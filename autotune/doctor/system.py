@@ -121,7 +121,7 @@ def _jemalloc(facts: Facts) -> list[Finding]:
             warn(
                 "jemalloc",
                 f"{facts.host.jemalloc[0]} is there but engines do not preload it",
-                f"set environment: {{LD_PRELOAD: {facts.host.jemalloc[0]}}} in the engine profile",
+                "set jemalloc: true in the engine profile",
             )
         ]
     return [warn("jemalloc", "not installed; the host part of each step is slower without", "apt install libjemalloc2")]

@@ -18,8 +18,13 @@ def environment(inherited: Mapping[str, str], *, root: Path = Path("/")) -> dict
 
     The official Ascend image preloads it in `~/.bashrc`, which only an interactive shell reads.
     """
-    before = inherited.get("LD_PRELOAD", "")
-    found = next((place for folder in _FOLDERS for place in sorted(root.glob(f"{folder}/{_LIBRARY}"))), None)
-    if found is None or "jemalloc" in before:
+    before, there = inherited.get("LD_PRELOAD", ""), installed(root)
+    if not there or "jemalloc" in before:
         return {}
-    return {"LD_PRELOAD": f"{found}:{before}" if before else str(found)}
+    library = f"/{there[0].relative_to(root)}"
+    return {"LD_PRELOAD": f"{library}:{before}" if before else library}
+
+
+def installed(root: Path = Path("/")) -> tuple[Path, ...]:
+    """The jemalloc libraries of a node, the one that is taken first."""
+    return tuple(place for folder in _FOLDERS for place in sorted(root.glob(f"{folder}/{_LIBRARY}")))

@@ -16,6 +16,7 @@ _LEFTOVERS = frozenset(
     {
         "OMP_NUM_THREADS",  # Ray sets it from num_cpus
         "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+        "HCCL_HOST_SOCKET_PORT_RANGE",  # wins over the block of ports that keeps engines of one host apart
         "ASCEND_LAUNCH_BLOCKING",  # left over from debugging: graphs cannot be captured with it (error 107027)
         "PROMETHEUS_MULTIPROC_DIR",  # of the service: the engine would count into its folder
         "PYTHONHOME", "VLLM_API_KEY", "VLLM_PORT", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__",

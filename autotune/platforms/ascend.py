@@ -77,15 +77,16 @@ def mean_utilization(found: Sequence[Utilization]) -> Utilization | None:
 def discover() -> tuple[Device, ...]:
     """The NPUs that engines here can be given, by the ids that ASCEND_RT_VISIBLE_DEVICES counts.
 
-    Raises DeviceToolFailed when npu-smi fails or hangs, EnvironmentProblem when it is missing or shows none.
+    Raises DeviceToolFailed when npu-smi fails, hangs or shows none, EnvironmentProblem when it is missing.
     """
     info = run(("npu-smi", "info"))
     mapping = _mapping()
     shown = parse_info(info, mapping)
     if not shown:
-        raise EnvironmentProblem(
+        raise DeviceToolFailed(
             f"npu-smi shows no NPU: {info.strip()[:300]}. A device that another container holds is not shown (-8020); "
-            "otherwise check the driver and the container's /dev/davinci* devices"
+            "otherwise check the driver and the container's /dev/davinci* devices",
+            hangs=False,
         )
     counted = runtime_ids([device.id for device in shown], _nodes())
     complained = [_with_complaint(device, mapping) for device in shown if device.id in counted]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from autotune.platforms.device import Device, DeviceProcess, Utilization
 
-HEALTH_WORDS = ("OK", "Warning", "Alarm", "Critical", "UNKNOWN")
+UNKNOWN = "UNKNOWN"
+HEALTH_WORDS = ("OK", "Warning", "Alarm", "Critical", UNKNOWN)
 
 _DRIVER_MIB = 4096  # idle A2 cards show 3360-3455 MiB, which is more than a tenth of a 32 GB card
 _BUS_ID = re.compile(r"^(?:[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]|NA)$")
@@ -23,8 +24,8 @@ class _Chip:
     logic_id: int | None  # "Phy-ID" (A3) or "Device" (310P) where the table has it
     name: str
     health: str
-    used_mib: int
-    total_mib: int
+    used_mib: int | None
+    total_mib: int | None
 
 
 def parse_info(text: str, logic_ids: Mapping[Place, int] | None = None) -> tuple[Device, ...]:
@@ -120,21 +121,28 @@ def _chips(table: str) -> list[_Chip]:
             card = _card(cells)
             continue
         pairs = _PAIR.findall(line)
-        if pairs and any(map(_BUS_ID.match, cells)):
-            numbers = [int(word) for word in cells[0].split()]
-            used, total = pairs[-1]
+        if any(map(_BUS_ID.match, cells)):
+            numbers = [int(word) for word in cells[0].split() if word.isdigit()]
+            used, total = map(int, pairs[-1]) if pairs and int(pairs[-1][1]) else (None, None)
             place = (card[0], numbers[0] if numbers else 0)
             logic_id = numbers[1] if len(numbers) > 1 else None
-            chips.append(_Chip(place, logic_id, card[1], card[2], int(used), int(total)))
+            health = UNKNOWN if total is None else card[2]  # what its driver does not tell the size of it has lost
+            chips.append(_Chip(place, logic_id, card[1], health, used, total))
         card = None
     return chips
 
 
 def _card(cells: list[str]) -> tuple[int, str, str] | None:
+    """Number, name and health of a card's first row. A word that is no health known here is told as UNKNOWN."""
     health = next((cell for cell in cells[1:] if cell in HEALTH_WORDS), None)
     words = cells[0].split()
-    if health is None or not words or not words[0].isdigit():
+    if not words or not words[0].isdigit():
         return None
+    if health is None:
+        is_row = len(cells) > 2 and len(words) > 1 and not words[1].isdigit() and not any(map(_BUS_ID.match, cells))
+        if not is_row:
+            return None
+        health = UNKNOWN
     return int(words[0]), " ".join(words[1:]) or cells[1], health
 
 

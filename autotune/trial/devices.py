@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from autotune.errors import EnvironmentProblem
 from autotune.platforms import Device
 from autotune.results import Evidence, FailureClass
 from autotune.trial import failures
@@ -48,15 +47,11 @@ class Health:
 def granted(grant: Grant, found: Sequence[Device]) -> list[Device]:
     """The granted devices as the platform sees them; all of them where the cluster only counts.
 
-    Raises EnvironmentProblem when the cluster and the platform number devices differently: nothing would be pinned.
+    One that its tool does not show is not well: it has fallen off its bus, or Ray counts otherwise than the tool.
     """
     if not grant.devices:
         return list(found)
     known = {device.id: device for device in found}
-    missing = [identity for identity in grant.devices if identity not in known]
-    if missing:
-        raise EnvironmentProblem(
-            f"Ray gave device {', '.join(missing)}, this machine has {', '.join(known) or 'none'}; start Ray with the "
-            "numbering that the device tool shows (inside a container: from 0)"
-        )
-    return [known[identity] for identity in grant.devices]
+    shown = ", ".join(known) or "none"
+    complaint = f"its tool shows {shown}; if it is one of these, start Ray with this numbering (in a container: from 0)"
+    return [known.get(own) or Device(own, "", "UNKNOWN", complaint=complaint) for own in grant.devices]

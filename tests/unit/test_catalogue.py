@@ -249,6 +249,7 @@ def test_the_arguments_of_the_profile_count():
     [
         ("environment", "HCCL_OP_EXPANSION_MODE", ("HOST", "AIV"), STABLE, "on one NPU nothing is communicated"),
         ("environment", "TASK_QUEUE_ENABLE", (0, 1), CUDA, "it does something on ascend only, and this is cuda"),
+        ("environment", "TASK_QUEUE_ENABLE", ("default", 1), STABLE, "1 is what the engine does without it"),
         ("additional_config", "enable_fused_mc2", (0, 1), STABLE, "the model has no experts"),
         ("argument", "async_scheduling", (True, False), CPU, "the CPU platform switches it off whatever is asked"),
         ("argument", "enable_dbo", (False, True), NEWEST, "vllm-ascend resets it"),
@@ -259,6 +260,21 @@ def test_what_an_engine_ignores_is_dropped(
     kind: str, name: str, values: tuple[Any, ...], installed: Installed, why: str
 ):
     assert check(one(kind, name, *values), installed).space.dropped == {"it": why}
+
+
+def test_a_default_counts_where_the_environment_says_otherwise_or_there_is_another_value():
+    inherits = Installed("ascend", STABLE.versions, models=DENSE, environment={"TASK_QUEUE_ENABLE": "0"})
+    assert check(one("environment", "TASK_QUEUE_ENABLE", "default", 1), inherits).space.dropped == {}
+    assert check(one("environment", "TASK_QUEUE_ENABLE", 0, 1), STABLE).space.dropped == {}
+
+
+def test_experts_that_are_cut_do_not_go_with_split_activations():
+    asked = {"tensor_parallel_size": 4, "additional_config": {"enable_flashcomm1": True}}
+    stable = ascend("0.23.0.post1", MOE)
+    (told,) = conflicts(EngineConfig(arguments=asked), habits(stable))
+    assert told.endswith("models with experts need enable_expert_parallel for it")
+    assert conflicts(EngineConfig(arguments={**asked, "enable_expert_parallel": True}), habits(stable)) == ()
+    assert conflicts(EngineConfig(arguments=asked), habits(STABLE)) == ()
 
 
 def test_on_several_devices_communication_counts():

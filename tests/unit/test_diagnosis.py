@@ -97,6 +97,14 @@ def test_what_carries_a_log_is_stripped_too(carrier: str) -> None:
     assert diagnose(f"{carrier}(EngineCore_DP0 pid=791) INFO {STAMP}args: EJ0001") is None
 
 
+def test_colours_are_stripped_also_where_a_paste_has_lost_their_first_byte() -> None:
+    pasted = "[1;36m(EngineCore_DP0 pid=791)[0;0m INFO 03-25 06:14:02 [core.py:880] error code is 207008\n"
+    raised = "[1;36m(APIServer pid=1)[0m ValueError: No available memory for the cache blocks"
+    found = diagnose(pasted + raised)
+    assert found is not None
+    assert found.signature == "no_cache_blocks"
+
+
 def test_a_message_over_several_prefixed_lines_is_found() -> None:
     prefix = f"(EngineCore_DP0 pid=791) ERROR {STAMP}"
     log = f"{prefix}1 validation error for AscendConfig\n{prefix}weight_prefetch\n{prefix}  Unexpected keyword argument"

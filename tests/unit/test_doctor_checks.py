@@ -176,14 +176,30 @@ def test_versions_that_do_not_belong_together_are_told(changed: Any, status: str
 
 
 @pytest.mark.parametrize(
-    ("cann", "status"), [(None, "fail"), ("9.0.1", "fail"), ("8.3.RC2", "fail"), ("9.1.0", "ok"), ("9.2.0", "warn")]
+    ("cann", "status"),
+    [
+        (None, "fail"),
+        ("9.0.1", "fail"),
+        ("8.3.RC2", "fail"),
+        ("9.1.0", "ok"),
+        ("9.2.0", "warn"),
+        ("8.2.RC1.alpha003", "fail"),
+    ],
 )
 def test_cann_must_be_the_rows(cann: str | None, status: str):
     assert worst(check_engine(host(cann=cann))) == status
 
 
 @pytest.mark.parametrize(
-    ("driver", "status"), [(None, "fail"), ("24.1.rc3", "warn"), ("25.5.1", "ok"), ("26.0.rc1", "ok"), ("odd", "ok")]
+    ("driver", "status"),
+    [
+        (None, "fail"),
+        ("24.1.rc3", "warn"),
+        ("25.5.1", "ok"),
+        ("26.0.rc1", "ok"),
+        ("25.0.rc1.1", "warn"),
+        ("odd", "warn"),
+    ],
 )
 def test_an_old_driver_runs_out_of_streams_sooner(driver: str | None, status: str):
     assert worst(check_engine(host(driver=driver))) == status
@@ -244,13 +260,19 @@ def test_cards_with_an_alarm_are_a_warning_while_others_are_well():
 
 
 def test_no_card_that_is_well_is_a_failure():
-    finding = only(check_devices(devices(replace(NPUS[0], health="Critical"))))
+    finding = only(check_devices(devices(*(replace(npu, health="Critical") for npu in NPUS))))
     assert (finding.status, finding.topic) == ("fail", "devices")
 
 
 def test_a_card_with_a_warning_is_usable():
-    finding = only(check_devices(devices(replace(NPUS[0], health="Warning"))))
-    assert finding.message == "usable, but 0: Warning"
+    finding = only(check_devices(devices(replace(NPUS[0], health="Warning", complaint="80E01801"), NPUS[1])))
+    assert finding.message == "usable, but 0: Warning: 80E01801"
+
+
+def test_a_card_that_npu_smi_does_not_show_is_missed():
+    finding = only(check_devices(devices(NPUS[0])))
+    assert (finding.status, finding.topic) == ("warn", "device nodes")
+    assert finding.message.startswith("2 devices in /dev, npu-smi shows 1")
 
 
 def test_who_uses_a_card_is_told():
@@ -260,7 +282,7 @@ def test_who_uses_a_card_is_told():
 
 def test_memory_without_a_process_is_told_too():
     used = replace(NPUS[1], memory_used_mib=50000)
-    assert only(check_devices(devices(used))).message == "in use: 1 (50000 MiB, no process shown)"
+    assert only(check_devices(devices(NPUS[0], used))).message == "in use: 1 (50000 MiB, no process shown)"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the doctor gathers: from files below a root, from scripted tools, from an engine's interpreter."""
 
+import importlib
 import json
 import stat
 import sys
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 from autotune.cli.main import app
 from autotune.doctor import Asked, gather
 from autotune.doctor.host import gather_host, missing_libraries
+from autotune.settings import EngineProfile
 from autotune.store import Store, look
 
 DATA = Path(__file__).parents[1] / "data"
@@ -46,6 +48,8 @@ ASCEND_FILES = {
     "   0: 00000000000000000000000000000000:1F40 00000000000000000000000000000000:0000 0A 00000000\n",  # 8000
     ".dockerenv": "",
 }
+
+gathering = importlib.import_module("autotune.doctor.gather")  # the package exports a function of this name
 
 
 @pytest.fixture
@@ -332,3 +336,25 @@ def test_a_database_is_known_by_its_revision(tmp_path: Path):
     state = look(url)
     assert state.exists
     assert state.revision == state.newest
+
+
+def test_the_jemalloc_that_the_profile_asks_for_is_preloaded(root: Path):
+    asked = EngineProfile(executable=Path("/nowhere/vllm"), platform="ascend", jemalloc=True)
+    found = {"/usr/lib/aarch64-linux-gnu/libjemalloc.so.2": True}
+    assert gathering._engine("vllm", asked, "", None, root).libraries == found
+    plain = asked.model_copy(update={"jemalloc": False})
+    assert gathering._engine("vllm", plain, "", None, root).libraries == {}
+
+
+def test_a_home_that_may_not_be_made_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file in its way, or a folder that this user may not look into, which raises."""
+    (tmp_path / "file").write_text("")
+    assert not gathering._disk(tmp_path / "file").writable
+    assert not gathering._disk(tmp_path / "file" / "below").writable
+    assert gathering._disk(tmp_path / "new" / "home").writable
+
+    def refuse(_path: object) -> None:
+        raise PermissionError("closed")
+
+    monkeypatch.setattr(gathering.shutil, "disk_usage", refuse)
+    assert not gathering._disk(tmp_path / "new").writable

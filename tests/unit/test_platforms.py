@@ -91,6 +91,20 @@ def test_a3_has_two_devices_per_card_and_processes_on_each_die():
     assert devices["2"].idle
 
 
+@pytest.mark.parametrize(
+    ("there", "lost", "health"),
+    [("| OK  ", "| Offline", "UNKNOWN"), ("| OK  ", "| --  ", "UNKNOWN"), ("3370 / 65536", "NA   / NA   ", "UNKNOWN")],
+)
+def test_a_card_that_is_read_in_part_stays_and_is_not_well(there: str, lost: str, health: str):
+    """Left out, it would pass for a mistake in the numbering."""
+    text = info("a2_idle")
+    assert there in text
+    devices = parse_info(text.replace(there, lost, 1))
+    assert [device.id for device in devices] == [device.id for device in parse_info(text)]
+    assert [device.usable for device in devices] == [False, *[True] * 7]
+    assert devices[0].health == health
+
+
 def test_310p_reads_memory_usage_and_the_device_number_of_the_second_row():
     devices = parse_info(info("310p"))
     assert [(d.id, d.name, d.memory_used_mib, d.memory_total_mib) for d in devices] == [

@@ -21,8 +21,10 @@ def test_a_library_that_does_not_exist_is_not_preloaded(tmp_path: Path):
 
 
 def test_it_comes_before_what_is_preloaded_already(tmp_path: Path, library: Path):
-    assert preload.environment({}, root=tmp_path) == {"LD_PRELOAD": str(library)}
-    assert preload.environment({"LD_PRELOAD": "/a.so"}, root=tmp_path) == {"LD_PRELOAD": f"{library}:/a.so"}
+    assert preload.environment({}, root=tmp_path) == {"LD_PRELOAD": f"/{library.relative_to(tmp_path)}"}
+    assert preload.environment({"LD_PRELOAD": "/a.so"}, root=tmp_path) == {
+        "LD_PRELOAD": f"/{library.relative_to(tmp_path)}:/a.so"
+    }
 
 
 def test_it_is_preloaded_once(tmp_path: Path, library: Path):

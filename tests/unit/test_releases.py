@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.releases import ASCEND_RELEASES, ascend_release, parsed, switches, versions_of
+from autotune.releases import ASCEND_RELEASES, ascend_release, parsed, switches, vendor_version, versions_of
 
 
 def test_the_rows_rise():
@@ -41,3 +41,12 @@ def test_the_part_that_names_a_build_does_not_count():
 )
 def test_an_old_plugin_is_asked_for_the_engine_that_the_knobs_are_of(line: str, expected: dict[str, str]):
     assert switches(versions_of(line)) == expected
+
+
+def test_versions_of_drivers_and_cann_are_compared_as_far_as_they_go():
+    texts = ["8.2.RC1.alpha003", "8.2.RC2", "8.5.0", "24.1.rc3.7", "25.0.rc1.1", "25.0", "25.5.1"]
+    versions = [vendor_version(text) for text in texts]
+    assert None not in versions
+    assert versions == sorted(versions, key=lambda version: version or parsed("0"))
+    assert vendor_version("8.2.RC1") == vendor_version("8.2.RC1.alpha003")
+    assert vendor_version("odd") is None

@@ -81,7 +81,7 @@ def test_arguments_that_the_service_owns_are_refused_all_at_once():
 
 def test_the_environment_drops_what_the_actor_left():
     base = {"RAY_ADDRESS": "x", "PYTHONHOME": "/x", "OMP_NUM_THREADS": "1", "AUTOTUNE_DATABASE_URL": "x", "HOME": "/h"}
-    base |= {"PROMETHEUS_MULTIPROC_DIR": "/tmp/counts"}
+    base |= {"PROMETHEUS_MULTIPROC_DIR": "/tmp/counts", "HCCL_HOST_SOCKET_PORT_RANGE": "60000-60050"}
     found = vllm.environment(base, model="hub/name", api_key="key")
     assert {name: found.get(name) for name in base} == {**dict.fromkeys(base), "HOME": "/h"}
     assert "HF_HUB_OFFLINE" not in found

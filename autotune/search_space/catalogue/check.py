@@ -122,7 +122,13 @@ def _without_effect(name: str, parameter: Parameter, installed: Installed, possi
         return ""
     if knob.platforms and installed.platform is not None and installed.platform not in knob.platforms:
         return f"it does something on {', '.join(knob.platforms)} only, and this is {installed.platform}"
-    return next((one.why for one in knob.overrides if applies(one, installed, possible)), "")
+    if told := next((one.why for one in knob.overrides if applies(one, installed, possible)), ""):
+        return told
+    own = None if knob.name in installed.environment else default(knob, installed)
+    chosen = {value for value in levels(parameter) if not is_special(value)}
+    if knob.target == "environment" and own is not None and chosen == {own}:
+        return f"{own} is what the engine does without it"
+    return ""
 
 
 def _possible(space: SearchSpace, installed: Installed, given: Mapping[str, Value]) -> Possible:
