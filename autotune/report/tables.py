@@ -21,25 +21,25 @@ from autotune.results import Confirmation, FrontPoint, ParetoFront, Trial, cost_
 from autotune.spec import Sla
 
 _RATIOS = ("tok/s ×", "TTFT ×")  # over the baseline
+_KNOB_WIDTH = 30  # so that few knobs are broken within their names on a terminal of 80 or 100 columns
 _COSTS = ("cost/M out", "cost/M all")  # per million tokens
 
 
 def front_table(front: ParetoFront, trials: Sequence[Trial], price_per_device_hour: float | None = None) -> Table:
     """The front by rising throughput: load, throughput, latency, gain, and which knobs differ from the baseline.
 
+    `trial:level` is what `export --select trial=` takes.
     With a price also what a million output tokens and a million tokens of both kinds cost.
     """
     costs = _COSTS if price_per_device_hour is not None else ()
-    table = _table("trial", "origin", "level", "load per device", "tok/s per device", "P99 TTFT", *_RATIOS, *costs)
-    table.add_column("differs from the baseline by", overflow="fold")
+    table = _table("trial:level", "load per device", "tok/s per device", "P99 TTFT", *_RATIOS, *costs)
+    table.add_column("differs from the baseline by", overflow="fold", min_width=_KNOB_WIDTH)
     by_number = {trial.number: trial for trial in trials}
     base = baseline_trial(trials)
     for point in front.points:
         trial = by_number[point.trial]
         table.add_row(
-            str(point.trial),
-            Text(trial.origin),
-            str(point.level),
+            f"{point.trial}:{point.level}",
             str(point.load),
             f"{point.output_throughput_per_device:,.1f}",
             milliseconds(point.p99_ttft_ms),

@@ -114,8 +114,8 @@ def cells(text: str, first: str) -> list[str]:
 
 
 def test_the_front_table_shows_gain_and_changed_knobs() -> None:
-    row = cells(shown(front_table(FRONT, TRIALS)), "7")
-    assert row == ["7", "gp", "1", "4 concurrent", "812.0", "143 ms", "1.62×", "1.19×", "max_num_seqs=64"]
+    row = cells(shown(front_table(FRONT, TRIALS)), "7:1")
+    assert row == ["7:1", "4 concurrent", "812.0", "143 ms", "1.62×", "1.19×", "max_num_seqs=64"]
 
 
 def test_the_trials_table_shows_every_state() -> None:
@@ -147,7 +147,7 @@ def test_the_trials_table_marks_an_operating_point_and_re_runs_that_were_not_ste
 
 def test_without_a_feasible_baseline_there_is_no_gain() -> None:
     trials = (trial(0, measured(500, 300)), BETTER)
-    assert cells(shown(front_table(FRONT, trials)), "7")[6] == "–"
+    assert cells(shown(front_table(FRONT, trials)), "7:1")[4] == "–"
     assert "no gain to show" in shown(trials_table(trials))
 
 
