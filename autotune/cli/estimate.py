@@ -44,7 +44,7 @@ def show_estimate(asked: Asked, *, as_json: bool) -> None:
     """Print weights, KV cache and workspace, and which tensor-parallel sizes fit which devices."""
     card = read_model(_folder(asked.model))
     if not card.weight_bytes:
-        told = f"its quantisation ({card.scheme.name})" if card.scheme else "its architecture"
+        told = "its architecture" if card.size is None or not card.scheme else f"its quantisation ({card.scheme.name})"
         raise InputError(
             f"{card.path}: the weights cannot be told: there are no safetensors files, and {told} is not known; "
             "download the weights first"

@@ -97,13 +97,15 @@ def runtime_ids(shown: Sequence[str], nodes: Sequence[int]) -> dict[str, str]:
     """Id that npu-smi shows -> id that the runtime counts; `nodes` are the numbers of the device nodes that are here.
 
     In a container the runtime counts the NPUs that were mounted from 0 (with 4 and 5 mounted, 4 is refused as out of
-    the range [0-2)), while npu-smi may go on showing the host's numbers, or all NPUs of the host. So where every node's
-    number is shown, only those count, in their order; else npu-smi has renumbered them itself, or knows better.
+    the range [0-2)), while npu-smi may go on showing the host's numbers, or all NPUs of the host. So where it shows
+    every node's number, or one that is too large to be the container's own, it counts as the host does: then those of
+    the nodes count, in the nodes' order, also where one of them is not shown. Else it has renumbered them itself.
     """
-    numbers = {str(node) for node in nodes}
-    if not numbers or not numbers <= set(shown):
+    here = [node for node in nodes if str(node) in shown]
+    counts_as_host = len(here) == len(nodes) or any(int(device) >= len(nodes) for device in shown)
+    if not here or not counts_as_host:
         return {device: device for device in shown}
-    return {device: str(place) for place, device in enumerate(sorted_ids(sorted(numbers)))}
+    return {str(node): str(nodes.index(node)) for node in here}
 
 
 def _nodes() -> list[int]:

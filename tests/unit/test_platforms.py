@@ -174,6 +174,8 @@ def test_what_is_wrong_with_a_chip_is_read_from_its_health(file: str, complaint:
         ("0 1", [4, 5], {"0": "0", "1": "1"}),  # … with its own
         ("0 1 2 3 4 5 6 7", [4, 5], {"4": "0", "5": "1"}),  # … and with all of the host
         ("0 1 2 3 4 5 6 7 8 9 10 11", [2, 10], {"2": "0", "10": "1"}),
+        ("2 3 4", [2, 3, 4, 5], {"2": "0", "3": "1", "4": "2"}),  # a container whose last card is not shown
+        ("4 5 7", [4, 5, 6, 7], {"4": "0", "5": "1", "7": "3"}),
         ("0 1 3", [0, 1, 2, 3], {"0": "0", "1": "1", "3": "3"}),  # a host with a card that is not shown
     ],
 )
