@@ -10,7 +10,6 @@ from autotune.releases import parsed
 
 _GIB = 2**30
 _MIB = 2**20
-_WANTED_SHM = _GIB  # the official Ascend recipes; vllm-ascend PR #3645
 _LEAST_SHM = 64 * _MIB  # docker's default, in which engines with several ranks end with a bus error
 _LEAST_DISK, _WANTED_DISK = _GIB, 10 * _GIB
 _OLDEST_RAY = Version("2.47")
@@ -20,7 +19,7 @@ _CORES_PER_NPU = 5  # below, vllm-ascend does not bind its workers to cores
 def check_host(facts: Facts) -> list[Finding]:
     """Shared memory, and what makes a host slower than it need be."""
     host = facts.host
-    findings = [*_shm(host, facts.platform), *_cores(host)]
+    findings = [*_shm(facts), *_cores(host)]
     if facts.platform == "ascend":
         findings += [*_swap(host), *_jemalloc(facts)]
         devices = len(facts.devices.devices)
@@ -74,13 +73,16 @@ def check_settings(problems: tuple[str, ...]) -> list[Finding]:
     return [fail("settings", problem, "correct it (docs/settings.md)") for problem in problems]
 
 
-def _shm(host: HostFacts, platform: str) -> list[Finding]:
+def _shm(facts: Facts) -> list[Finding]:
+    host, inference_card = facts.host, any("310P" in device.name for device in facts.devices.devices)
+    wanted = 10 if inference_card else 1  # GiB; the official recipes, and vllm-ascend PR #3645
     if host.shm_bytes is None:
-        return [fail("shared memory", "there is no /dev/shm", "mount a tmpfs of 1 GiB at /dev/shm")]
+        return [fail("shared memory", "there is no /dev/shm", f"mount a tmpfs of {wanted} GiB at /dev/shm")]
     told = f"{host.shm_bytes / _MIB:,.0f} MiB in /dev/shm"
-    if platform == "simulated" or host.shm_bytes >= _WANTED_SHM:
+    if facts.platform == "simulated" or host.shm_bytes >= wanted * _GIB:
         return [ok("shared memory", told)]
-    fix = "start the container with --shm-size=1g" if host.in_container else "remount /dev/shm with 1 GiB or more"
+    here = f"start the container with --shm-size={wanted}g"
+    fix = here if host.in_container else f"remount /dev/shm with {wanted} GiB or more"
     return [(fail if host.shm_bytes <= _LEAST_SHM else warn)("shared memory", told, fix)]
 
 

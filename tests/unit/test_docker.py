@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from autotune.cli.main import app
 from autotune.doctor.host import ASCEND_MOUNTS, ASCEND_NODES
+from autotune.export.container import ASCEND_TOOLS
 from autotune.service.api import health
 from autotune.settings import Settings
 
@@ -166,7 +167,7 @@ def test_an_ascend_worker_gets_the_mounts_of_the_official_recipe():
     driver = {
         source.rstrip("/"): target.rstrip("/") for source, target, *_ in mounts if source.startswith(("/usr", "/etc"))
     }
-    assert driver == {path: path for path in ASCEND_MOUNTS}
+    assert driver == {path: path for path in (*ASCEND_MOUNTS, ASCEND_TOOLS)}
 
 
 @pytest.mark.parametrize("name", WORKERS)

@@ -339,6 +339,12 @@ def test_a_container_is_told_the_flag():
     assert only(check_host(host(shm_bytes=2**26))).fix == "start the container with --shm-size=1g"
 
 
+def test_a_310p_wants_more_shared_memory():
+    """As its recipes start it."""
+    facts = replace(host(shm_bytes=2**30), devices=DeviceFacts((replace(NPUS[0], name="310P3"),)))
+    assert only(check_host(facts)).fix == "start the container with --shm-size=10g"
+
+
 def test_slow_cores_are_told():
     finding = only(check_host(host(governors={"performance": 60, "powersave": 4})))
     assert finding.message == "the governor is powersave on 4 cores"
