@@ -180,11 +180,15 @@ def event_line(watched: Watched, event: JobEvent) -> str:
         return trial_line(watched.trial(event.trial), base.knobs if base else {})
     if event.kind == "trial_relaunched":
         return f"trial {event.trial:>2} launched again, for the {event.data.get('attempt', '?')}. time"
-    return escape(f"trial {event.trial:>2} {event.data.get('origin', '')} started")
+    origin = str(event.data.get("origin", ""))
+    if event.data.get("purpose") == "confirmation":
+        origin = f"re-run of {origin.removeprefix('trial ')}"
+    return escape(f"trial {event.trial:>2} {origin} started")
 
 
 def _job_line(event: JobEvent) -> str:
-    worker = f" by {event.data['worker']}" if event.data.get("worker") else ""
+    name = str(event.data.get("worker") or "").partition(" (")[0]  # what tells two processes of one number apart
+    worker = f" by {name}" if name else ""
     words = {
         "job_queued": "queued again" if event.data.get("resumed") else "queued",
         "job_started": f"started{worker}",

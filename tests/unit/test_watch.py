@@ -193,6 +193,22 @@ def test_a_relaunch_is_told_with_its_number(job: Any, here: LocalPlace):
 # Time left
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "said"),
+    [
+        ("trial_started", {"purpose": "search", "origin": "gp"}, "trial  3 gp started"),
+        ("trial_started", {"purpose": "confirmation", "origin": "trial 0"}, "trial  3 re-run of 0 started"),
+        ("job_started", {"worker": "process 7 on host (boot 1, pid:[2], tick 3)"}, "started by process 7 on host"),
+    ],
+)
+def test_what_begins_is_told_in_the_words_of_its_end(
+    job: Any, here: LocalPlace, kind: Any, data: dict[str, str], said: str
+):
+    trial = 3 if kind.startswith("trial") else None
+    event = JobEvent(id=1, job="x", at=utc_now(), kind=kind, trial=trial, data=data)
+    assert event_line(Watched(here, here.job(job.context.job.id)), event) == said
+
+
 def test_the_trials_left_take_as_long_as_those_before_them(make_trial: MakeTrial, make_point: MakePoint):
     trials = [make_trial(number, {}, make_point()) for number in range(4)] + [make_trial(4, {})]
     assert time_left(Budget(trials=10), trials, worked_s=400.0) == {"trials": 700.0}
