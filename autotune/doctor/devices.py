@@ -6,7 +6,6 @@ from autotune.doctor.host import ASCEND_MOUNTS, ASCEND_NODES
 from autotune.platforms import Device, ascend
 
 _LOOK = "look with `npu-smi info -t health -i CARD -c CHIP` (`npu-smi info -m` says which logic id these have)"
-_HCCL_PORTS = 16  # taken from HCCL_IF_BASE_PORT on
 _NEEDED_MOUNTS = ("/usr/local/Ascend/driver/lib64", "/usr/local/bin/npu-smi")  # the others only tell versions
 
 
@@ -123,4 +122,4 @@ def _ports(facts: Facts) -> list[Finding]:
 
 def _block(device: str) -> range:
     first = int(ascend.environment([device])["HCCL_IF_BASE_PORT"])
-    return range(first, first + _HCCL_PORTS)
+    return range(first, first + ascend.HCCL_PORTS)

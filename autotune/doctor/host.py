@@ -9,20 +9,15 @@ from pathlib import Path
 
 from autotune.doctor.facts import HostFacts
 from autotune.engines import preload
+from autotune.export import container
 
-ASCEND_MOUNTS = (
-    "/usr/local/dcmi",
-    "/usr/local/bin/npu-smi",
-    "/usr/local/Ascend/driver/lib64",
-    "/usr/local/Ascend/driver/version.info",
-    "/etc/ascend_install.info",
-)
+ASCEND_MOUNTS = container.ASCEND_DRIVER
 """What the official image needs of its host."""
 
-ASCEND_NODES = ("davinci_manager", "devmm_svm", "hisi_hdc")
+ASCEND_NODES = tuple(node.removeprefix("/dev/") for node in container.ASCEND_NODES)
 """Device nodes that an Ascend container needs beside its NPUs."""
 
-_NODES = ("davinci[0-9]*", "davinci_manager", "devmm_svm", "hisi_hdc", "nvidia[0-9]*", "nvidiactl", "nvidia-uvm")
+_NODES = ("davinci[0-9]*", *ASCEND_NODES, "nvidia[0-9]*", "nvidiactl", "nvidia-uvm")
 _CANN = ("usr/local/Ascend/cann", "usr/local/Ascend/ascend-toolkit/latest")  # 8.5 and newer; older
 _CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 _LISTEN = "0A"  # the state of a socket that listens, in /proc/net/tcp

@@ -5,6 +5,8 @@ from autotune.model_card.devices import KNOWN_DEVICES, KnownDevice, known_device
 from autotune.model_card.flops import request_flops
 from autotune.model_card.kv_cache import KvLayers
 from autotune.model_card.memory import (
+    HCCL_BUFFER_MIB,
+    MOST_CAPTURED,
     Estimate,
     Parallel,
     Room,
@@ -22,7 +24,9 @@ from autotune.model_card.traffic import request_bytes
 
 __all__ = [
     "GIB",
+    "HCCL_BUFFER_MIB",
     "KNOWN_DEVICES",
+    "MOST_CAPTURED",
     "Estimate",
     "KnownDevice",
     "KvLayers",

@@ -14,10 +14,10 @@ UTILIZATION = 0.92
 """The share of a device's memory that vLLM 0.23 to 0.32 takes unless told otherwise."""
 
 _WHOLE = ("max_num_seqs", "max_num_batched_tokens", "block_size")
-_HCCL_BUFFER_MIB = 200  # HCCL_BUFFSIZE's default; a communicator takes it twice. NCCL's are of the same order
+HCCL_BUFFER_MIB = 200  # HCCL_BUFFSIZE's default; a communicator takes it twice. NCCL's are of the same order
 _CAPTURE_BYTES = 8 * 2**20  # of one captured batch size
 _CAPTURE_STEP = 8  # vLLM captures 1, 2, 4, then every eighth batch size
-_MOST_CAPTURED = 512
+MOST_CAPTURED = 512  # the largest batch size that vLLM captures
 _SIXTEEN_BITS = ("auto", "bfloat16", "float16")  # how `kv_cache_dtype` spells a cache of two bytes per value
 _EIGHT_BITS = ("fp8", "int8", "mxfp8")
 _MLA_HEADS = (32, 64, 128)  # heads per rank that vllm-ascend's MLA kernels take (its FAQ, 13)
@@ -118,7 +118,7 @@ def estimate(card: ModelCard, shape: Shape) -> Estimate:
             max_num_batched_tokens=shape.max_num_batched_tokens,
             max_num_seqs=shape.max_num_seqs,
         ),
-        communication=2 * _HCCL_BUFFER_MIB * 2**20 if shape.parallel.devices > 1 else 0,
+        communication=2 * HCCL_BUFFER_MIB * 2**20 if shape.parallel.devices > 1 else 0,
         graphs=0 if shape.eager else _captured(shape.max_num_seqs) * _CAPTURE_BYTES,
     )
 
@@ -213,4 +213,4 @@ def _kept(card: ModelCard, shape: Shape) -> list[int]:
 
 
 def _captured(max_num_seqs: int) -> int:
-    return 3 + math.ceil(min(max_num_seqs, _MOST_CAPTURED) / _CAPTURE_STEP)
+    return 3 + math.ceil(min(max_num_seqs, MOST_CAPTURED) / _CAPTURE_STEP)

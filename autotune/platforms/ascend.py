@@ -18,7 +18,7 @@ REST_S = 10.0  # after a kill; sooner HCCP may say that the last process still r
 _NODES = Path("/dev")
 _NODE = "davinci"  # and the number of the chip on this host
 _HCCL_FIRST_PORT = 20000  # away from the default block 60000-60015 and below the ports that Linux gives to anyone
-_HCCL_PORTS = 16  # taken from the base port on (CANN, HCCL_IF_BASE_PORT)
+HCCL_PORTS = 16  # taken from the base port on (CANN, HCCL_IF_BASE_PORT)
 _HCCL_BLOCKS = 512  # so that all lie below 32768, whatever number a chip has
 _HCCL_EXEC_TIMEOUT_S = 300  # default 1836: a hung collective should end a trial, not half an hour of it
 _COMPLAINT_TIMEOUT_S = 5.0  # it only explains
@@ -37,7 +37,7 @@ def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
     nodes = _nodes()
     lowest = min(_on_host(int(device), nodes) for device in devices)
     return {
-        "HCCL_IF_BASE_PORT": str(_HCCL_FIRST_PORT + _HCCL_PORTS * (lowest % _HCCL_BLOCKS)),
+        "HCCL_IF_BASE_PORT": str(_HCCL_FIRST_PORT + HCCL_PORTS * (lowest % _HCCL_BLOCKS)),
         "HCCL_EXEC_TIMEOUT": str(_HCCL_EXEC_TIMEOUT_S),
         "OMP_NUM_THREADS": "1",  # as the official image; Ray would set it from its CPU share
     }

@@ -20,9 +20,9 @@ from autotune.engines.simulated.refusal import (
     by_worker,
 )
 from autotune.engines.simulated.scheduler import Limits
+from autotune.model_card import MOST_CAPTURED
 
 _STREAMS = 2048  # per NPU; vllm-ascend leaves some of them free when it chooses the sizes itself
-_LARGEST_CAPTURE = 512
 _GRAPH_MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
 _NUMBERED_GRAPH_MODES = 3
 _AIV_LINK_FACTOR = 0.6  # all-reduces unrolled by the vector cores start sooner
@@ -225,7 +225,7 @@ def _capture_sizes(config: Mapping[str, Any], device: Device, max_num_seqs: int)
     if own:
         return tuple(int(size) for size in own)
     doubled = max_num_seqs if device.family == "ascend" else 2 * max_num_seqs
-    largest = int(config.get("max_cudagraph_capture_size") or min(doubled, _LARGEST_CAPTURE))
+    largest = int(config.get("max_cudagraph_capture_size") or min(doubled, MOST_CAPTURED))
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)]
     return tuple(size for size in sizes if size <= largest)
 
@@ -239,7 +239,7 @@ def _check_capture(options: Options, device: Device, model: Model, sizes: tuple[
             "RuntimeError: Do not support TASK_QUEUE_ENABLE = 2 during NPU graph capture, "
             "please export TASK_QUEUE_ENABLE=1/0."
         )
-    if max(sizes) > _LARGEST_CAPTURE:
+    if max(sizes) > MOST_CAPTURED:
         raise by_worker(
             "RuntimeError: NPU function error: c10_npu::acl::AclmdlRICaptureBegin(capture_stream_, capture_mode), "
             "error code is 207005\n[Error]: Failed to apply for memory.\n EE9999 [SqCqManage]Alloc sq cq fail, "

@@ -7,11 +7,10 @@ from autotune.engines.simulated.model import Model
 from autotune.engines.simulated.options import Options
 from autotune.engines.simulated.refusal import Refused, by_core, by_worker
 from autotune.engines.simulated.scheduler import Limits
-from autotune.model_card import activation_bytes
+from autotune.model_card import HCCL_BUFFER_MIB, activation_bytes
 
 _GIB = 2**30
 _GRAPH_BYTES = {"cuda": 8 * 2**20, "ascend": 6 * 2**20, "cpu": 0}  # of one captured size
-_HCCL_BUFFER_MIB = 200
 _ADVICE = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details."
 
 
@@ -73,7 +72,7 @@ def _communication_bytes(options: Options, device: Device) -> int:
     """HCCL takes twice its buffer per communicator; NCCL's buffers are of the same order."""
     if options.tensor_parallel_size == 1 or device.family == "cpu":
         return 0
-    return 2 * int(options.environment.get("HCCL_BUFFSIZE", _HCCL_BUFFER_MIB)) * 2**20
+    return 2 * int(options.environment.get("HCCL_BUFFSIZE", HCCL_BUFFER_MIB)) * 2**20
 
 
 def _out_of_memory(device: Device, *, wanted: int, allocated: int) -> Refused:
