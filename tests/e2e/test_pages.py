@@ -339,7 +339,7 @@ def test_a_page_follows_a_real_job_to_its_end_without_being_loaded_again(chromiu
         page.fill("#p99_ttft_ms", "5000")
         page.fill("#p99_tpot_ms", "1000")
         page.fill("#trials", "2")
-        page.get_by_text("Confirmation and sampler").click()
+        page.get_by_text("Confirmation, sampler and instrument").click()
         page.fill("#confirm_top", "0")
         page.get_by_role("button", name="Submit the job").click()
         page.wait_for_url(re.compile("/jobs/live-"))
