@@ -66,7 +66,7 @@ def fatal_line(new_text: str) -> str | None:
     """
     text = _text(read_lines(new_text), lambda line: not line.quiet and line.level != "WARNING")
     fatal = (s for s in signatures() if s.fatal and s.kind != "wrapper" and not s.at_info)
-    return next((s.id for s in fatal if s.pattern.search(text)), None)
+    return next((s.id for s in fatal if s.search(text)), None)
 
 
 def is_waiting(line: str) -> bool:
@@ -106,7 +106,7 @@ def _last_exception(lines: Sequence[LogLine], first: int) -> tuple[str, int] | N
 
 
 def _find(signature: Signature, text: str, first: int) -> Finding | None:
-    match = signature.pattern.search(text)
+    match = signature.search(text)
     if match is None:
         return None
     start = text.rfind("\n", 0, match.start()) + 1

@@ -36,10 +36,10 @@ OF_SIGNATURES = {
     "config": "argparse_unknown no_entrypoint mnbt_lt_mns mnbt_lt_len len_gt_derived tp_heads ep_no_experts "
     "tp_gt_visible extra_forbidden sp_tp1 visible_world taskqueue2_graph block_size_kernel capture_tp_multiple "
     "flashcomm_experts acl_107001 mla_heads launch_blocking_graph argument_invalid config_rejected",
-    "env": "quant_unknown missing_so infer_device vllm_version hf_offline acl_107002 model_not_found "
+    "env": "no_device_visible quant_unknown missing_so infer_device vllm_version hf_offline acl_107002 model_not_found "
     "weights_not_found model_unsupported trust_remote_code no_cuda_device import_failed",
     "port": "hccl_bind addr_in_use",
-    "busy": "hccp_last_process dcmi startup_free_mem profile_assert acl_507899",
+    "busy": "hccp_last_process dcmi startup_free_mem profile_assert acl_507899 npu_held cuda_held",
     "hw": "dcmi_driver hccl_port_down acl_507033 gpu_lost",
     "shm": "ray_shm shm_full disk_full",
     "oom": "npu_oom no_cache_blocks kv_too_small kv_too_small_legacy mem_el0004 kv_negative acl_207001 cuda_oom "

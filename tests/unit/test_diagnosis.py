@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,51 @@ def test_what_may_still_pass_is_not_fatal(identity: str) -> None:
 
 def test_out_of_memory_is_fatal() -> None:
     assert fatal_line("RuntimeError: NPU out of memory. Tried to allocate 22.00 MiB") == "npu_oom"
+
+
+NPU_OOM = (
+    "RuntimeError: NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60.97 GiB total capacity; {0} GiB already "
+    "allocated; {0} GiB current active; {1} free; {2} GiB reserved in total by PyTorch)"
+)
+CUDA_OOM = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 128.00 MiB. GPU 0 has a total capacity of 79.15 GiB "
+    "of which {0} is free. {1}Including non-PyTorch memory, this process has {2} GiB memory in use."
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (NPU_OOM.format(54.31, "1.02 GiB", 55.60), ("npu_oom", FailureClass.OOM)),
+        (NPU_OOM.format(40.31, "1.02 GiB", 40.60), ("npu_oom", FailureClass.OOM)),  # 19 GiB beside PyTorch: buffers
+        (NPU_OOM.format(30.31, "900.00 MiB", 31.00), ("npu_held", FailureClass.BUSY)),
+        (NPU_OOM.format(10.24, "45.00 GiB", 10.65), ("npu_oom", FailureClass.OOM)),  # it asked for more than was free
+        (
+            CUDA_OOM.format("63.19 MiB", "Process 4711 has 61.40 GiB memory in use. ", 17.68),
+            ("cuda_held", FailureClass.BUSY),
+        ),
+        (CUDA_OOM.format("63.19 MiB", "", 79.05), ("cuda_oom", FailureClass.OOM)),
+    ],
+)
+def test_memory_that_another_process_holds_is_not_the_configurations_fault(line: str, told: Any) -> None:
+    found = diagnose(line)
+    assert found is not None
+    assert (found.signature, found.failure) == told
+
+
+def test_own_exhaustion_after_that_of_another_rank_does_not_hide_who_holds_the_memory() -> None:
+    own, held = NPU_OOM.format(54.31, "1.02 GiB", 55.60), NPU_OOM.format(10.24, "19.52 MiB", 10.65)
+    found = diagnose(f"{own}\n{held}\n")
+    assert found is not None
+    assert (found.signature, found.line_number) == ("npu_held", 2)
+
+
+@pytest.mark.parametrize(("visible", "kind"), [(0, FailureClass.ENVIRONMENT), (4, FailureClass.CONFIG)])
+def test_no_device_at_all_is_no_fault_of_a_configuration(visible: int, kind: FailureClass) -> None:
+    text = f"local_world_size (8) must be less than or equal to the number of visible devices ({visible})."
+    found = diagnose(f"AssertionError: {text}")
+    assert found is not None
+    assert found.failure is kind
 
 
 def test_a_warning_is_not_fatal() -> None:
