@@ -151,7 +151,7 @@ def _shapes(sources: Sources, card: ModelCard, chosen: EngineProfile | None) -> 
     if chosen is not None:
         config = with_profile(config, chosen)
     found = {
-        shape_of({**config.arguments, **dict(zip(_WIDTHS, widths, strict=True))})
+        shape_of({**config.arguments, **dict(zip(_WIDTHS, widths, strict=True))}, config.environment)
         for widths in product(*(_sizes(sources.space, name, config.arguments) for name in _WIDTHS))
     }
     most = sources.spec.devices.max_per_trial

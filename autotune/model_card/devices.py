@@ -19,7 +19,7 @@ class KnownDevice:
 
 KNOWN_DEVICES = (
     # "NPU out of memory … 60.96 GiB total capacity" (vllm-ascend#1670, #1127) and "29.50 GiB" (910B4)
-    KnownDevice("910B-64GB", "ascend", 60.96, ("910b", "910b1", "910b2", "910b3", "ascend-910b")),
+    KnownDevice("910B-64GB", "ascend", 60.96, ("910b", "910b1", "910b2", "910b2c", "910b3", "ascend-910b")),
     KnownDevice("910B-32GB", "ascend", 29.50, ("910b4",)),
     KnownDevice("910C", "ascend", 61.27, ("910c-64gb", "ascend910", "ascend-910c", "a3")),  # sglang#29838
     KnownDevice("310P", "ascend", 43.24, ("310p3", "300i-duo")),

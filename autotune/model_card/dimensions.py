@@ -26,6 +26,8 @@ class Latent:
     nope: int
     rope: int
     value: int
+    index_heads: int = 0  # of the indexer of sparse attention (DeepSeek-V3.2), which chooses what is attended to
+    index_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ _TRAITS: Mapping[str, Traits] = {
     "qwen3_moe": Traits(qk_norm=True),
     "deepseek_v2": Traits(),
     "deepseek_v3": Traits(router_bias=True),
+    "deepseek_v32": Traits(router_bias=True),
     "kimi_k2": Traits(router_bias=True),
     "chatglm": Traits(),
     "glm4": Traits(norms=4),
@@ -142,8 +145,8 @@ def _as_configured(traits: Traits, config: Mapping[str, Any]) -> Traits:
 def _latent(config: Mapping[str, Any]) -> Latent | None:
     if not config.get("kv_lora_rank"):
         return None
-    names = ("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-    return Latent(*(int(config.get(name) or 0) for name in names))
+    ranks = ("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    return Latent(*(int(config.get(name) or 0) for name in (*ranks, "index_n_heads", "index_head_dim")))
 
 
 def _sparse_layers(config: Mapping[str, Any], layers: int) -> int:

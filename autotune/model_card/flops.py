@@ -23,11 +23,16 @@ def request_flops(card: ModelCard, *, prompt_tokens: float, cached_tokens: float
 
 
 def attention_flops(size: Dimensions | None, config: Mapping[str, Any]) -> int:
-    """2 for each value of a query-key product and 2 for each of the weighted sum, in all layers and heads."""
+    """2 for each value of a query-key product and 2 for each of the weighted sum, in all layers and heads.
+
+    0, not known, where not every position is attended to: windows, linear layers, sparse attention.
+    """
     windowed = config.get("sliding_window") and config.get("use_sliding_window", True)
     if size is None or windowed or set(config.get("layer_types") or ()) - {"full_attention"}:
         return 0
     key, value = size.head_size, size.head_size
     if size.latent is not None:
+        if size.latent.index_heads:
+            return 0
         key, value = size.latent.nope + size.latent.rope, size.latent.value
     return size.layers * size.heads * 2 * (key + value)

@@ -40,14 +40,16 @@ def kv_layers(config: Mapping[str, Any]) -> tuple[KvLayers, ...]:
     """The layers that keep tokens, by kind; empty when the attention is of a kind that is not known here.
 
     2 (K and V) x KV heads x head size x 2 bytes a layer; for MLA one latent and one rotary vector, which no rank can
-    divide. Source: vLLM `v1/kv_cache_interface.py`, `FullAttentionSpec` and `MLAAttentionSpec` page sizes. Layers of
-    linear attention keep a state of constant size, which is not counted.
+    divide, and for sparse attention (DeepSeek-V3.2) the indexer's key, at 16 bits as vllm-ascend keeps it (CUDA: 8 bits
+    and a scale). Source: vLLM `v1/kv_cache_interface.py`, `FullAttentionSpec` and `MLAAttentionSpec` page sizes. Layers
+    of linear attention keep a state of constant size, which is not counted.
     """
     layers, heads = int(config.get("num_hidden_layers") or 0), int(config.get("num_attention_heads") or 0)
     if not layers or not heads:
         return ()
     if config.get("kv_lora_rank"):
-        latent = int(config["kv_lora_rank"]) + int(config.get("qk_rope_head_dim") or 0)
+        kept = ("kv_lora_rank", "qk_rope_head_dim", "index_head_dim")
+        latent = sum(int(config.get(name) or 0) for name in kept)
         return (KvLayers(layers, layers * latent * VALUE_BYTES, 1),)
     size = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
     kv_heads = int(config.get("num_key_value_heads") or heads)

@@ -14,7 +14,8 @@ UTILIZATION = 0.92
 """The share of a device's memory that vLLM 0.23 to 0.32 takes unless told otherwise."""
 
 _WHOLE = ("max_num_seqs", "max_num_batched_tokens", "block_size")
-HCCL_BUFFER_MIB = 200  # HCCL_BUFFSIZE's default; a communicator takes it twice. NCCL's are of the same order
+HCCL_BUFFER_MIB = 200  # the default; a communicator takes it twice. NCCL's buffers are of the same order
+_HCCL_BUFFER = "HCCL_BUFFSIZE"
 _CAPTURE_BYTES = 8 * 2**20  # of one captured batch size
 _CAPTURE_STEP = 8  # vLLM captures 1, 2, 4, then every eighth batch size
 MOST_CAPTURED = 512  # the largest batch size that vLLM captures
@@ -49,6 +50,7 @@ class Shape:
     kv_cache_dtype: str = "auto"
     block_size: int = 128
     eager: bool = False  # nothing is captured
+    hccl_buffer_mib: int = HCCL_BUFFER_MIB
 
     @property
     def kv_scale(self) -> float:
@@ -89,8 +91,11 @@ class Room:
         return self.concurrent_requests >= 1
 
 
-def shape_of(arguments: Mapping[str, Any], *, max_model_len: int = 0) -> Shape:
-    """The shape of a configuration's engine arguments; what they leave open is vLLM's default."""
+def shape_of(
+    arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None, *, max_model_len: int = 0
+) -> Shape:
+    """The shape of a configuration's engine arguments and environment; what they leave open is the engine's default."""
+    buffer_mib = (environment or {}).get(_HCCL_BUFFER, "")
     numbers = {name: value for name, value in arguments.items() if isinstance(value, int | float) and value > 0}
     whole = {name: int(numbers[name]) for name in _WHOLE if name in numbers}
     sizes = [int(numbers.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline", "data")]
@@ -100,6 +105,7 @@ def shape_of(arguments: Mapping[str, Any], *, max_model_len: int = 0) -> Shape:
         gpu_memory_utilization=float(numbers.get("gpu_memory_utilization", UTILIZATION)),
         kv_cache_dtype=str(arguments.get("kv_cache_dtype") or "auto"),
         eager=bool(arguments.get("enforce_eager")),
+        hccl_buffer_mib=int(buffer_mib) if buffer_mib.isdecimal() else HCCL_BUFFER_MIB,
         **whole,
     )
 
@@ -118,7 +124,7 @@ def estimate(card: ModelCard, shape: Shape) -> Estimate:
             max_num_batched_tokens=shape.max_num_batched_tokens,
             max_num_seqs=shape.max_num_seqs,
         ),
-        communication=2 * HCCL_BUFFER_MIB * 2**20 if shape.parallel.devices > 1 else 0,
+        communication=2 * shape.hccl_buffer_mib * 2**20 if shape.parallel.devices > 1 else 0,
         graphs=0 if shape.eager else _captured(shape.max_num_seqs) * _CAPTURE_BYTES,
     )
 

@@ -15,7 +15,7 @@ class Parameters:
     embedding: int
     head: int  # of the output layer; 0 when it is the embedding table
     attention: int  # projections
-    latent_inputs: int  # of `attention`, the low-rank ones of MLA that every rank holds
+    latent_inputs: int  # of `attention`, the low-rank ones of MLA and the indexer's, that every rank holds
     dense: int  # feed-forward parts of layers without experts
     shared: int  # shared experts
     experts: int  # routed experts
@@ -79,7 +79,11 @@ def _attention(size: Dimensions) -> int:
 
 def _latent_inputs(size: Dimensions) -> int:
     latent = size.latent
-    return 0 if latent is None else size.hidden * (latent.query_rank + latent.rank + latent.rope)
+    if latent is None:
+        return 0
+    index_queries = latent.query_rank * latent.index_heads * latent.index_size
+    index = size.hidden * (latent.index_size + latent.index_heads)  # the keys, and a weight for each head
+    return size.hidden * (latent.query_rank + latent.rank + latent.rope) + index_queries + index
 
 
 def _vectors(size: Dimensions) -> int:
@@ -87,6 +91,7 @@ def _vectors(size: Dimensions) -> int:
     vectors = size.traits.norms * size.hidden
     if size.latent is not None:
         vectors += size.latent.rank + size.latent.query_rank  # a norm on each latent
+        vectors += 2 * size.latent.index_size  # the indexer's norm has a bias
     if size.traits.qk_norm:
         vectors += 2 * size.head_size
     if size.traits.qkv_bias:

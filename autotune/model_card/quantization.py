@@ -1,6 +1,7 @@
 """How many bits a quantised checkpoint spends on each weight of its projections."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,17 @@ class Scheme:
     name: str
     bits: float | None  # per weight, scales and zero points included; None: not known
     block: int = 0  # rows and columns that share an FP8 scale: widths must be multiples of it on every rank
+    bits_beside_experts: float | None = None  # of attention, dense layers and shared experts, where they have others
+
+    @property
+    def expert_bytes(self) -> float:
+        """Of one weight of a routed expert; 0 when the method does not say."""
+        return (self.bits or 0) / 8
+
+    @property
+    def other_bytes(self) -> float:
+        """Of one weight of any other projection; 0 when the method does not say."""
+        return (self.bits_beside_experts or self.bits or 0) / 8
 
 
 def scheme(config: Mapping[str, Any], description: Mapping[str, Any] | None = None) -> Scheme | None:
@@ -37,7 +49,19 @@ def scheme(config: Mapping[str, Any], description: Mapping[str, Any] | None = No
 def _of_msmodelslim(description: Mapping[str, Any]) -> Scheme:
     kind = str(description.get("model_quant_type", ""))
     match = _MSMODELSLIM.match(kind)
-    return Scheme(f"ascend {kind}".strip(), float(match[1]) if match else None)
+    bits = float(match[1]) if match else None
+    return Scheme(f"ascend {kind}".strip(), bits, bits_beside_experts=_beside_experts(description))
+
+
+def _beside_experts(description: Mapping[str, Any]) -> float | None:
+    """What most projections beside the routed experts have: W4A8 is often of the experts alone, attention is W8A8."""
+    named = (_MSMODELSLIM.match(str(kind)) for name, kind in description.items() if _is_beside_experts(name))
+    common = Counter(float(match[1]) for match in named if match).most_common(1)
+    return common[0][0] if common else None
+
+
+def _is_beside_experts(name: str) -> bool:
+    return name.endswith(".weight") and ".experts." not in name
 
 
 def _bits(stored: Mapping[str, Any], *names: str) -> int:

@@ -62,7 +62,7 @@ def read_model(path: Path) -> ModelCard:
         head_parameters=counted.embedding if counted else 0,
         attention_flops=attention_flops(size, text),
         parameters=counted.total if counted else 0,
-        expert_bytes=round(counted.experts * _linear_bytes(quantised)) if counted else 0,
+        expert_bytes=round(counted.experts * _expert_bytes(quantised)) if counted else 0,
         replicated_bytes=_replicated_bytes(counted, quantised),
         hidden=int(text.get("hidden_size") or 0),
         intermediate=_widest(size, text),
@@ -74,23 +74,27 @@ def read_model(path: Path) -> ModelCard:
     )
 
 
-def _linear_bytes(quantised: Scheme | None) -> float:
-    """Bytes of one weight of a projection; 0 when the quantisation does not say."""
-    return _SIXTEEN_BITS if quantised is None else (quantised.bits or 0) / 8
+def _expert_bytes(quantised: Scheme | None) -> float:
+    return _SIXTEEN_BITS if quantised is None else quantised.expert_bytes
+
+
+def _other_bytes(quantised: Scheme | None) -> float:
+    return _SIXTEEN_BITS if quantised is None else quantised.other_bytes
 
 
 def _computed_bytes(counted: Parameters | None, quantised: Scheme | None) -> int:
-    linear = _linear_bytes(quantised)
-    if counted is None or not linear:
+    expert, other = _expert_bytes(quantised), _other_bytes(quantised)
+    if counted is None or not expert or not other:
         return 0
-    return round(counted.linear * linear + (counted.total - counted.linear) * _SIXTEEN_BITS)
+    linear = counted.experts * expert + (counted.linear - counted.experts) * other
+    return round(linear + (counted.total - counted.linear) * _SIXTEEN_BITS)
 
 
 def _replicated_bytes(counted: Parameters | None, quantised: Scheme | None) -> int:
     if counted is None:
         return 0
     others = counted.replicated - counted.latent_inputs
-    return round(others * _SIXTEEN_BITS + counted.latent_inputs * _linear_bytes(quantised))
+    return round(others * _SIXTEEN_BITS + counted.latent_inputs * _other_bytes(quantised))
 
 
 def _widest(size: Dimensions | None, config: Mapping[str, Any]) -> int:

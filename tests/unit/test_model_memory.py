@@ -205,6 +205,24 @@ def test_msmodelslim_describes_its_quantisation_beside_the_config(tmp_path: Path
     assert found.weight_bytes == LINEAR + 2 * (7_615_616_512 - LINEAR)
 
 
+def test_experts_of_4_bits_may_stand_beside_attention_of_8(tmp_path: Path):
+    """As msModelSlim makes W4A8 of DeepSeek: the description names each weight's own kind."""
+    described = {
+        "model_quant_type": "W4A8_DYNAMIC",
+        "model.layers.0.self_attn.q_proj.weight": "W8A8",
+        "model.layers.0.self_attn.o_proj.weight": "W8A8_DYNAMIC",
+        "model.layers.0.self_attn.q_proj.weight_scale": "W8A8",
+        "model.layers.0.input_layernorm.weight": "FLOAT",
+        **{f"model.layers.0.mlp.experts.{n}.gate_proj.weight": "W4A8_DYNAMIC" for n in range(8)},
+    }
+    (tmp_path / "quant_model_description.json").write_text(json.dumps(described))
+    found = card(tmp_path, MIXTRAL)
+    experts, attention = 45_097_156_608, 32 * 2 * 4096 * 128 * (32 + 8)
+    others = 46_702_792_704 - experts - attention
+    assert found.expert_bytes == experts / 2
+    assert found.weight_bytes == experts / 2 + attention + 2 * others
+
+
 def test_the_size_of_a_quantisation_that_is_not_known_is_not_invented(tmp_path: Path):
     found = card(tmp_path, QWEN_7B, {"quantization_config": {"quant_method": "novel"}})
     assert (found.weight_bytes, found.expert_bytes) == (0, 0)
@@ -321,6 +339,24 @@ def test_ranks_beyond_the_kv_heads_hold_copies(tmp_path: Path):
 def test_no_rank_has_less_of_a_latent_cache(tmp_path: Path):
     found = card(tmp_path, DEEPSEEK_V3)
     assert estimate(found, Shape(4096, Parallel(tensor=16))).kv_per_token == 61 * 576 * 2
+
+
+def test_sparse_attention_keeps_and_holds_its_indexer(tmp_path: Path):
+    """DeepSeek-V3.2 is V3 with an indexer of 64 heads of 128 in each of 61 layers; vllm-ascend keeps its keys too."""
+    v3 = card(tmp_path, DEEPSEEK_V3)
+    v32 = card(tmp_path, DEEPSEEK_V3, {"model_type": "deepseek_v32", "index_n_heads": 64, "index_head_dim": 128})
+    indexer = 1536 * 64 * 128 + 7168 * (128 + 64) + 2 * 128
+    assert v32.parameters - v3.parameters == 61 * indexer
+    assert v32.replicated_bytes - v3.replicated_bytes == 2 * 61 * indexer
+    assert estimate(v32, Shape(4096)).kv_per_token == 61 * (576 + 128) * 2
+    assert v32.attention_flops == 0  # not every position is attended to
+
+
+def test_larger_hccl_buffers_take_more_beside_the_budget(tmp_path: Path):
+    found, two = card(tmp_path, LLAMA_8B), {"tensor_parallel_size": 2}
+    usual, larger = (estimate(found, shape_of(two, of, max_model_len=512)) for of in ({}, {"HCCL_BUFFSIZE": "1024"}))
+    assert larger.communication - usual.communication == 2 * (1024 - 200) * 2**20
+    assert shape_of(two, {"HCCL_BUFFSIZE": "auto"}, max_model_len=512).hccl_buffer_mib == 200
 
 
 def test_experts_are_divided_among_data_parallel_ranks_too(tmp_path: Path):

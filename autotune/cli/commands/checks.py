@@ -75,6 +75,7 @@ def estimate(
     kv_cache_dtype: Annotated[str, typer.Option(help="auto, fp8 or int8.")] = "auto",
     block_size: Annotated[int, typer.Option(min=1)] = 128,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="Nothing is captured.")] = False,
+    hccl_buffsize: Annotated[int, typer.Option(help="Of several NPUs, in MiB.", min=1)] = 200,
     as_json: AsJson = False,
 ) -> None:
     """Tell the memory a model needs: weights, KV cache, workspace, and how many of which devices hold it."""
@@ -87,6 +88,7 @@ def estimate(
         "kv_cache_dtype": kv_cache_dtype,
         "block_size": block_size,
         "eager": enforce_eager,
+        "hccl_buffer_mib": hccl_buffsize,
     }
     show_estimate(Asked(model, device, device_memory_gib, max_model_len, launch), as_json=as_json)
 
