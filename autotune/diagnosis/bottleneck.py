@@ -201,8 +201,8 @@ _RULES = (
     _Rule(
         "bandwidth",
         _bandwidth,
-        "Read fewer bytes per token: quantization, a smaller kv_cache_dtype, speculative_config, larger batches (every "
-        "step reads all weights once), or raise tensor_parallel_size.",
+        "Read fewer bytes per token: quantization, a smaller kv_cache_dtype, speculative decoding, larger batches "
+        "(every step reads all weights once), or raise tensor_parallel_size.",
     ),
     _Rule("compute", _devices_busy, _MORE_COMPUTE),
     _Rule(
@@ -223,7 +223,7 @@ _RULES = (
         "compute",
         _decode,
         "Make steps shorter: lower max_num_batched_tokens or max_num_seqs, raise tensor_parallel_size, use graphs "
-        "instead of enforce_eager, or speculative_config.",
+        "instead of enforce_eager, or speculative decoding.",
     ),
 )
 

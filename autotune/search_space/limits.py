@@ -14,7 +14,7 @@ _ARGUMENTS = (
     *("config", "log_config_file", "logging_config", "otlp_traces_endpoint", "download_dir"),
     *("allowed_local_media_path", "device_ids", "data_parallel_address", "master_addr", "nnodes", "node_rank"),
 )
-_WHOLE_CONFIGS = ("additional_config", "compilation_config")
+_WHOLE_CONFIGS = ("additional_config", "compilation_config", "speculative_config")
 _ENVIRONMENT = re.compile(
     r"^(VLLM|OMP|KMP|GOMP|MKL|OPENBLAS|HCCL|NCCL|ASCEND|ACL|ATB|TASK_QUEUE|CPU_AFFINITY|PYTORCH|TORCH|CUDA|TRITON|MALLOC)_"
 )
@@ -23,7 +23,10 @@ _OPERATORS_OWN = re.compile(
     r"|^VLLM_(SERVER_DEV_MODE|ALLOW_\w+|USE_MODELSCOPE|S3_\w+|LOGGING_\w+|CONFIG_ROOT|CACHE_ROOT|CPU_OMP_THREADS_BIND)$"
     r"|^CUDA_INJECTION"
 )
-_CONFIG_KEYS = ("backend", "inductor_passes", "inductor_compile_config", "cache_dir", "debug_dump_path")
+_CONFIG_KEYS = (
+    *("backend", "inductor_passes", "inductor_compile_config", "cache_dir", "debug_dump_path"),
+    *("model", "revision", "code_revision", "draft_load_config"),  # of the draft model, which may name code
+)
 
 # argparse completes a unique beginning of a long option: `worker_extension_c` reaches the same
 # option as the full name, so beginnings are refused too.
@@ -65,7 +68,8 @@ def _variable(name: str) -> str:
 def _key(name: str) -> str:
     if not _KEY.match(name):
         return f"'{name}' is not a key, or keys joined by dots"
-    last = name.rsplit(".", 1)[-1]
-    if last in _CONFIG_KEYS or last.endswith(("_path", "_dir", "_file")):
+    parts = name.split(".")
+    last = parts[-1]
+    if any(part in _CONFIG_KEYS for part in parts) or last.endswith(("_path", "_dir", "_file")):
         return f"key '{name}' is not for a job to set; the operator's engine profile may"
     return ""

@@ -1,5 +1,6 @@
 """What can be tuned: typed parameters, where each one goes, and its ordered levels."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
@@ -33,9 +34,12 @@ class EnvironmentTarget(Record):
 
 
 class ConfigTarget(Record):
-    """A key inside `--additional-config` (vllm-ascend's own settings) or `--compilation-config`."""
+    """A key inside `--additional-config` (vllm-ascend's own), `--compilation-config` or `--speculative-config`.
 
-    kind: Literal["additional_config", "compilation_config"]
+    Text in brackets becomes a list: `"[1, 2, 4, 8]"`.
+    """
+
+    kind: Literal["additional_config", "compilation_config", "speculative_config"]
     name: str | None = Field(default=None, description="A key, dotted to go deeper. Default: the parameter's own name.")
 
 
@@ -46,6 +50,13 @@ class _Common(Record):
     target: Target = ArgumentTarget()
     when: When = Field(default={}, description="Active only while other parameters have these values.")
     description: str = ""
+
+    @model_validator(mode="after")
+    def _has_lists_that_can_be_read(self) -> "_Common":
+        if isinstance(self.target, ConfigTarget):
+            for value in (*getattr(self, "choices", ()), getattr(self, "value", 0)):
+                config_value(value)
+        return self
 
 
 class IntParameter(_Common):
@@ -203,6 +214,17 @@ def problem_of(parameter: Parameter, value: Value) -> str:
 
 def _written(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def config_value(value: Value) -> Value | list[Value]:
+    """What a key of a config document gets: text in brackets is a JSON list. Raises ValueError when it is none."""
+    if not (isinstance(value, str) and value.startswith("[")):
+        return value
+    try:
+        found: list[Value] = json.loads(value)
+    except ValueError as exc:
+        raise ValueError(f"{value}: begins like a list and is no JSON list ({exc})") from exc
+    return found
 
 
 def place(name: str, parameter: Parameter) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from autotune.engine_config import EngineConfig, Value, devices_needed
-from autotune.search_space.parameters import FixedParameter, is_special, levels, place
+from autotune.search_space.parameters import FixedParameter, config_value, is_special, levels, place
 from autotune.search_space.rules import BUILT_IN, broken, holds
 from autotune.search_space.space import BASELINE, SearchSpace, by_condition, tunable
 
@@ -90,7 +90,7 @@ def _config(space: SearchSpace, values: Mapping[str, Value], derived: Mapping[st
         elif kind == "environment":
             environment[target] = _variable(values[name])
         else:
-            _put(arguments.setdefault(kind, {}), target.split("."), values[name])
+            _put(arguments.setdefault(kind, {}), target.split("."), config_value(values[name]))
     if "max_model_len" in derived and ("argument", "max_model_len") not in places.values():
         arguments["max_model_len"] = derived["max_model_len"]
     return EngineConfig(arguments=arguments, environment=environment, devices=devices_needed(arguments))
@@ -100,7 +100,7 @@ def _variable(value: Value) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _put(mapping: dict[str, Any], keys: list[str], value: Value) -> None:
+def _put(mapping: dict[str, Any], keys: list[str], value: Value | list[Value]) -> None:
     for key in keys[:-1]:
         mapping = mapping.setdefault(key, {})
     mapping[keys[-1]] = value

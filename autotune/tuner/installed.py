@@ -26,6 +26,7 @@ def installed(profile: EngineProfile, engine: EngineInfo | None = None, model: M
         versions=_versions(profile, engine),
         arguments=frozenset() if engine is None else engine.arguments,
         models=frozenset() if model is None else model.kinds,
+        build="" if engine is None else engine.build,
         environment=_inherited(os.environ) | profile.environment,
         name="the engine" if engine is None else engine.version,
     )

@@ -1,5 +1,6 @@
 """The knob catalogue: what is known of a knob on an engine, and what becomes of a space that is checked against it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +346,20 @@ def test_a_forced_value_replaces_the_one_asked_for():
     assert runs({"block_size": 256, **off}, STABLE)["block_size"] == 256
 
 
+def test_a_timeout_below_that_of_a_collective_is_made_longer():
+    asked = {"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "600"}, {"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "2000"}
+    found = [predicted(EngineConfig(environment=one), habits(STABLE)) for one in asked]
+    assert [one["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] for one in found] == [3000, "2000"]
+
+
+@pytest.mark.parametrize(("build", "starts"), [("", False), ("A2", False), ("_310P", True)])
+def test_a_310p_has_kernels_for_smaller_blocks(build: str, starts: bool):
+    off = {"enable_prefix_caching": False, "enable_chunked_prefill": False}
+    engine = habits(replace(STABLE, build=build))
+    assert (not conflicts(EngineConfig(arguments={"block_size": 64, **off}), engine)) is starts
+    assert conflicts(EngineConfig(arguments={"block_size": 32, **off}), engine)
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "told"),
     [
@@ -355,7 +370,10 @@ def test_a_forced_value_replaces_the_one_asked_for():
         (
             {"enable_prefix_caching": False, "enable_chunked_prefill": False, "block_size": 16},
             {},
-            ["block_size 16: with prefix caching and chunked prefill off the kernels take multiples of 128 only"],
+            [
+                "block_size 16: with prefix caching and chunked prefill off the kernels take multiples of 128 (310P, "
+                "of 64) only"
+            ],
         ),
         ({"enable_expert_parallel": True}, {}, ["enable_expert_parallel True: the model has no experts"]),
     ],

@@ -333,14 +333,15 @@ REFUSED = {
         *("worker_extension_cls", "middleware", "logits_processors", "tool_parser_plugin", "kv_transfer_config"),
         *("hf_overrides", "ssl_keyfile", "ssl_ca_certs", "uds", "root_path", "config", "otlp_traces_endpoint"),
         *("download_dir", "allowed_local_media_path", "chat_template", "scheduler_cls", "log_config_file"),
-        *("additional_config", "worker_extension_c", "no_trust_remote_code", "trust-remote-code"),
+        *("additional_config", "speculative_config", "worker_extension_c", "no_trust_remote_code", "trust-remote-code"),
     ],
     "environment": [
         *("LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "PYTHONSTARTUP", "HOME", "VLLM_PLUGINS"),
         *("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "VLLM_API_KEY", "HCCL_IF_BASE_PORT"),
         *("NCCL_NET_PLUGIN", "CUDA_INJECTION64_PATH", "BASH_ENV", "VLLM_ALLOW_INSECURE_SERIALIZATION", "http_proxy"),
     ],
-    "compilation_config": ["backend", "inductor_passes", "x.cache_dir", "a b"],
+    "compilation_config": ["backend", "inductor_passes", "x.cache_dir", "a b", "backend.name"],
+    "speculative_config": ["model", "revision", "draft_load_config.load_format"],
     "additional_config": ["dump_config_path"],
 }
 
@@ -351,6 +352,42 @@ def test_what_loads_code_or_belongs_to_the_operator_is_refused(kind, name):
     (told,) = problems(parameters=with_parameter("evil", type="fixed", value="x", target=target))
     assert told.startswith("parameters.evil: ")
     assert name in told
+
+
+def test_text_in_brackets_is_a_list_in_a_document():
+    sizes = {
+        "type": "categorical",
+        "choices": ["default", "[1, 2, 4]", "[8]"],
+        "target": {"kind": "compilation_config"},
+    }
+    chosen = SPACE["starting_points"] | {"baseline": BASELINE | {"cudagraph_capture_sizes": "default"}}
+    found = space(parameters=with_parameter("cudagraph_capture_sizes", **sizes), starting_points=chosen)
+    asked = resolve(found, BASELINE | {"cudagraph_capture_sizes": "[1, 2, 4]"}, derived={})
+    assert asked.arguments["compilation_config"] == {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": [1, 2, 4]}
+
+
+@pytest.mark.parametrize("value", ["[1, 2", "[] + []", "[1] 2"])
+def test_what_begins_like_a_list_must_be_one(value):
+    target = {"kind": "compilation_config", "name": "cudagraph_capture_sizes"}
+    (told,) = problems(parameters=with_parameter("sizes", type="fixed", value=value, target=target))
+    assert told.startswith(f"parameters.sizes: {value}: begins like a list")
+
+
+def test_guessing_ahead_is_a_document_of_its_own():
+    ahead = {
+        "method": {"type": "categorical", "choices": ["default", "ngram"], "target": {"kind": "speculative_config"}},
+        "tokens": {
+            "type": "int",
+            "values": [2, 4],
+            "when": {"method": "ngram"},
+            "target": {"kind": "speculative_config", "name": "num_speculative_tokens"},
+        },
+    }
+    knobs = BASELINE | {"method": "default", "tokens": 2}
+    found = space(parameters=SPACE["parameters"] | ahead, starting_points={"baseline": knobs})
+    assert "speculative_config" not in resolve(found, knobs, derived={}).arguments
+    asked = resolve(found, knobs | {"method": "ngram"}, derived={})
+    assert asked.arguments["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 2}
 
 
 def test_a_space_tells_which_engine_arguments_it_sets():

@@ -24,6 +24,7 @@ class Installed:
     versions: Mapping[str, str] = field(default_factory=dict)  # by distribution name
     arguments: frozenset[str] = frozenset()  # of `vllm serve`, in Python spelling
     models: frozenset[str] = frozenset()  # the model's `model_type`, and dense, moe, hybrid as they apply
+    build: str = ""  # the NPUs that vllm-ascend was built for, such as A2
     environment: Mapping[str, str] = field(default_factory=dict)  # what every engine inherits
     name: str = "the engine"  # in words, for messages
 
@@ -42,6 +43,7 @@ def holds(where: Where, installed: Installed) -> bool | None:
             *(_not(_at_least(installed, package, bound)) for package, bound in where.before.items()),
             _model(installed, where.models, wanted=True),
             _model(installed, where.not_models, wanted=False),
+            not any(build in installed.build for build in where.not_builds),  # 310P builds always say so
         ]
     )
 

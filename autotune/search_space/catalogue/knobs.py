@@ -13,7 +13,7 @@ from autotune.releases import parsed
 
 Package = Literal["vllm", "vllm-ascend"]
 Platform = Literal["ascend", "cuda", "cpu"]
-Kind = Literal["argument", "additional_config", "compilation_config", "environment"]
+Kind = Literal["argument", "additional_config", "compilation_config", "speculative_config", "environment"]
 
 
 def _is_version(text: str) -> str:
@@ -44,6 +44,7 @@ class Where(Record):
     before: Bounds = {}
     models: tuple[str, ...] = ()  # a `model_type` of a config.json, or dense, moe, hybrid
     not_models: tuple[str, ...] = ()
+    not_builds: tuple[str, ...] = ()  # of vllm-ascend: A2, A3, 310P …
 
 
 class _Case(Where):

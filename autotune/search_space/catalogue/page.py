@@ -10,6 +10,7 @@ _WIDTH = 120
 _TITLES = {
     "argument": "Arguments of `vllm serve`",
     "compilation_config": "Keys of `--compilation-config`",
+    "speculative_config": "Keys of `--speculative-config`",
     "additional_config": "Keys of `--additional-config` (vllm-ascend)",
     "environment": "Environment variables",
 }
@@ -88,7 +89,8 @@ def _where(where: Where) -> str:
     words = _place(where.platforms, where.since, before=where.before)
     models = f"{', '.join(where.models)} models" if where.models else ""
     others = f"not {', '.join(where.not_models)} models" if where.not_models else ""
-    shown = "; ".join(filter(None, (words, models, others)))
+    builds = f"not on {', '.join(where.not_builds)}" if where.not_builds else ""
+    shown = "; ".join(filter(None, (words, models, others, builds)))
     return f" ({shown})" if shown else ""
 
 
