@@ -25,10 +25,18 @@ def check_devices(facts: Facts) -> list[Finding]:
 
 def _tool_fix(facts: Facts) -> str:
     if facts.platform == "cuda":
-        return "install the NVIDIA driver, and start the container with --gpus all"
+        return "start the container with --gpus all" if facts.host.in_container else _driver_fix(facts)
     if "-8020" in facts.devices.problem or "is used" in facts.devices.problem:
         return "another container holds the NPUs: stop it, or give each container NPUs of its own"
-    return "install the driver, or mount npu-smi and the driver into the container (docs/ascend.md)"
+    if facts.host.in_container:
+        return "mount npu-smi and the driver into the container (docs/ascend.md)"
+    return _driver_fix(facts)
+
+
+def _driver_fix(facts: Facts) -> str:
+    if facts.platform == "cuda":
+        return "install the NVIDIA driver; `nvidia-smi` as root makes its device nodes"
+    return "install the Ascend driver and firmware (HDK), or see in dmesg why it is not loaded"
 
 
 def _nodes(facts: Facts) -> list[Finding]:
@@ -41,7 +49,8 @@ def _nodes(facts: Facts) -> list[Finding]:
         missing.insert(0, f"/dev/{numbered}0")
     if missing:
         flags = " ".join(f"--device {node}" for node in missing)
-        return [fail("device nodes", f"missing: {', '.join(missing)}", f"start the container with {flags}")]
+        fix = f"start the container with {flags}" if host.in_container else _driver_fix(facts)
+        return [fail("device nodes", f"missing: {', '.join(missing)}", fix)]
     if host.closed_nodes:
         closed = ", ".join(f"/dev/{node}" for node in sorted(host.closed_nodes))
         group = "HwHiAiUser" if facts.platform == "ascend" else "the device nodes' group"
@@ -60,7 +69,7 @@ def _mounts(facts: Facts) -> list[Finding]:
     flags = " ".join(f"-v {path}:{path}" for path in missing)
     told = f"missing: {', '.join(missing)}"
     needed = any(path in missing for path in _NEEDED_MOUNTS)
-    fix = f"start the container with {flags}"
+    fix = f"start the container with {flags}" if facts.host.in_container else _driver_fix(facts)
     return [fail("mounts", told, fix) if needed else warn("mounts", told, fix)]
 
 
@@ -100,9 +109,17 @@ def _users(device: Device) -> str:
 
 def _ports(facts: Facts) -> list[Finding]:
     """The blocks of HCCL ports that engines on these NPUs would get."""
-    blocks = {device.id: _block(device.id) for device in facts.devices.devices}
-    taken = {port for block in blocks.values() for port in block if port in facts.host.listening}
+    numbers = ascend.node_numbers(facts.host.nodes)
+    blocks = {device.id: ascend.hccl_ports(device.id, numbers) for device in facts.devices.devices}
+    at_work = {device.id for device in facts.devices.devices if not device.idle}
+    heard = {device: facts.host.listening.intersection(block) for device, block in blocks.items()}
+    taken = {port for device, ports in heard.items() if device not in at_work for port in ports}
     findings = []
+    if any(heard[device] for device in at_work):
+        told = (
+            f"NPUs at work use theirs: {', '.join(device for device in blocks if device in at_work and heard[device])}"
+        )
+        findings.append(warn("HCCL ports", told, "look again when their engines have ended"))
     if taken:
         told = f"HCCL ports in use: {', '.join(map(str, sorted(taken)))}"
         findings.append(
@@ -118,8 +135,3 @@ def _ports(facts: Facts) -> list[Finding]:
         ports = [port for block in blocks.values() for port in block]
         findings.append(ok("HCCL ports", f"{min(ports)}-{max(ports)} are free"))
     return findings
-
-
-def _block(device: str) -> range:
-    first = int(ascend.environment([device])["HCCL_IF_BASE_PORT"])
-    return range(first, first + ascend.HCCL_PORTS)

@@ -22,7 +22,7 @@ def check_engine(facts: Facts) -> list[Finding]:
     engine = facts.engine
     if engine.info is None:
         fix = "install the engine in its own environment (make engine), or name it in a profile (docs/settings.md)"
-        return [fail("engine", engine.problem, fix)]
+        return [fail("engine", engine.problem, "correct the settings first" if facts.settings_problems else fix)]
     info = engine.info
     findings = [ok("engine", f"profile {engine.name}: {info.executable}, {info.version}, Python {_python(info)}")]
     if engine.profile is not None and engine.profile.engine == "simulated":

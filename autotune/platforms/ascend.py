@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autotune.errors import EnvironmentProblem
@@ -35,12 +35,20 @@ def environment(devices: Sequence[str], ranks: int = 1) -> dict[str, str]:
     Containers that share the host's network each count their NPUs from 0: the chip's number on the host decides.
     """
     nodes = _nodes()
-    lowest = min(_on_host(int(device), nodes) for device in devices)
+    first = min(hccl_ports(device, nodes)[0] for device in devices)
     return {
-        "HCCL_IF_BASE_PORT": str(_HCCL_FIRST_PORT + HCCL_PORTS * (lowest % _HCCL_BLOCKS)),
+        "HCCL_IF_BASE_PORT": str(first),
         "HCCL_EXEC_TIMEOUT": str(_HCCL_EXEC_TIMEOUT_S),
         "OMP_NUM_THREADS": "1",  # as the official image; Ray would set it from its CPU share
     }
+
+
+def hccl_ports(device: str, nodes: Sequence[int]) -> range:
+    """The block of an engine whose lowest NPU this is; `nodes` are the numbers of the device nodes that are here."""
+    number = int(device)
+    on_host = nodes[number] if number < len(nodes) else number
+    first = _HCCL_FIRST_PORT + HCCL_PORTS * (on_host % _HCCL_BLOCKS)
+    return range(first, first + HCCL_PORTS)
 
 
 def idle_command(devices: Sequence[str]) -> tuple[str, ...]:
@@ -108,13 +116,14 @@ def runtime_ids(shown: Sequence[str], nodes: Sequence[int]) -> dict[str, str]:
     return {str(node): str(nodes.index(node)) for node in here}
 
 
+def node_numbers(names: Iterable[str]) -> list[int]:
+    """The numbers of the NPUs among the names of device nodes, rising."""
+    numbers = (name.removeprefix(_NODE) for name in names if name.startswith(_NODE))
+    return sorted(int(number) for number in numbers if number.isdigit())
+
+
 def _nodes() -> list[int]:
-    names = (path.name.removeprefix(_NODE) for path in _NODES.glob(f"{_NODE}[0-9]*"))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def _on_host(device: int, nodes: Sequence[int]) -> int:
-    return nodes[device] if device < len(nodes) else device
+    return node_numbers(path.name for path in _NODES.glob(f"{_NODE}[0-9]*"))
 
 
 def _mapping() -> dict[Place, int]:

@@ -302,6 +302,14 @@ def test_missing_device_nodes_are_told_as_flags():
     assert finding.fix == "start the container with --device /dev/davinci0 --device /dev/devmm_svm"
 
 
+def test_a_bare_host_is_not_told_of_containers():
+    facts = host(in_container=False, nodes=frozenset(), mounted=frozenset())
+    found = check_devices(replace(facts, devices=DeviceFacts(problem="cannot run npu-smi: No such file")))
+    told = [one.fix for one in found if one.status != "ok"]
+    assert len(told) == 3
+    assert all("driver" in fix and "container" not in fix for fix in told)
+
+
 def test_nodes_that_may_not_be_opened_are_told():
     finding = only(check_devices(host(closed_nodes=frozenset({"davinci0"}))))
     assert "/dev/davinci0" in finding.message
@@ -320,6 +328,20 @@ def test_ports_that_hccl_needs_must_be_free():
     """The second NPU's block is 20016-20031."""
     finding = only(check_devices(host(listening=frozenset({20017, 20032}))))
     assert (finding.status, finding.message) == ("fail", "HCCL ports in use: 20017")
+
+
+def test_the_ports_of_an_npu_at_work_are_its_engines():
+    at_work = replace(NPUS[1], processes=(DeviceProcess(7, "VLLM::Worker", 60000),))
+    facts = replace(devices(NPUS[0], at_work), host=replace(HOST, listening=frozenset({20017})))
+    found = [one for one in check_devices(facts) if one.topic == "HCCL ports"]
+    assert [(one.status, one.message) for one in found] == [("warn", "NPUs at work use theirs: 1")]
+
+
+def test_the_ports_of_an_npu_follow_its_number_on_the_host():
+    """Two mounted NPUs are counted from 0; their engines take the blocks of 4 and 5."""
+    nodes = (HOST.nodes - {"davinci0", "davinci1"}) | {"davinci4", "davinci5"}
+    finding = only(check_devices(host(nodes=nodes, listening=frozenset({20000 + 16 * 5}))))
+    assert (finding.status, finding.message) == ("fail", "HCCL ports in use: 20080")
 
 
 def test_ports_that_anyone_may_get_are_a_warning():
