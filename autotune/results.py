@@ -1,6 +1,7 @@
 """What trials bring home: load points, outcomes, the front and the recommendation."""
 
 import enum
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -116,6 +117,15 @@ class LoadPoint(Record):
     def p99_ttft_ms(self) -> float | None:
         """P99 TTFT; None when more than one request in a hundred failed."""
         return self.ttft.at(99).value_ms
+
+
+def unsteady(runs: Sequence[LoadPoint], when: str = "") -> list[str]:
+    """A sentence on the runs that never reached a steady state, with the last one's growth; none when all did."""
+    moved = [run for run in runs if not run.steady]
+    if not moved:
+        return []
+    share = f" in {len(moved)} of {len(runs)} runs" if len(runs) > 1 else ""
+    return [f"not steady{when}{share} ({moved[-1].growth}): a longer level would show worse figures"]
 
 
 def cost_per_million_tokens(price_per_device_hour: float, tokens_per_s_per_device: float) -> float | None:

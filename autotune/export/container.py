@@ -64,7 +64,7 @@ def words_of(source: ExportSource) -> list[Quoted]:
 
 def environment_of(source: ExportSource) -> dict[str, Quoted]:
     """The configuration's environment variables, and that the model is at hand; the API key is not among them."""
-    given = {"HF_HUB_OFFLINE": "1", **settled_environment(source.trial.config)}
+    given = {"HF_HUB_OFFLINE": "1", **settled_environment(source.trial.config, source.engine_versions)}
     return {name: literal(value) for name, value in given.items() if name != KEY}
 
 

@@ -20,7 +20,7 @@ def as_json(source: ExportSource) -> str:
     document = {
         "model": source.model,
         "arguments": config.arguments,
-        "environment": settled_environment(config),
+        "environment": settled_environment(config, source.engine_versions),
         "devices": config.devices,
         "knobs": source.trial.knobs,
         **fields(source),

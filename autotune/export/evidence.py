@@ -7,7 +7,7 @@ from typing import Any
 from autotune.export.gain import gain_sentences
 from autotune.export.replay import replay_of
 from autotune.export.source import ExportSource
-from autotune.results import Confirmation, Load, LoadPoint, Quantile, cost_per_million_tokens
+from autotune.results import Confirmation, Load, LoadPoint, Quantile, cost_per_million_tokens, unsteady
 
 
 def comments(source: ExportSource) -> str:
@@ -75,9 +75,9 @@ def _sentences(source: ExportSource) -> list[str]:
         f"workload {source.workload}, exported {source.exported_at:%Y-%m-%d}",
         f"measured at {point.load} per device: {_throughput(point)}, {_latencies(source)}, "
         f"{point.failed} of {point.failed + point.completed} requests failed",
-        *_growth("not steady when it was measured", [point]),
+        *unsteady([point], " when it was measured"),
         _confirmed(source),
-        *_growth("not steady when it was measured again", source.confirmation.runs if source.confirmation else ()),
+        *unsteady(source.confirmation.runs if source.confirmation else (), " when it was measured again"),
         "SLA: " + source.sla.text,
         _versus_baseline(source),
         *gain_sentences(source),
@@ -85,12 +85,6 @@ def _sentences(source: ExportSource) -> list[str]:
         *_cost(source),
         f"keep the load of one instance ({_devices(point)}) at or below {_load(point)}",
     ]
-
-
-def _growth(what: str, runs: Sequence[LoadPoint]) -> list[str]:
-    moved = [run for run in runs if not run.steady]
-    share = "" if len(runs) < 2 else f" in {len(moved)} of {len(runs)} runs"
-    return [f"{what}{share} ({moved[-1].growth}): a longer level would show worse figures"] if moved else []
 
 
 def _bottleneck(point: LoadPoint) -> list[str]:

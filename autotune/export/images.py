@@ -36,7 +36,10 @@ def image_of(source: ExportSource) -> Image:
     elif not _RELEASE.match(version):
         notes.append(f"{distribution} {known} is no release and may have no image: build one")
     if resource == "NPU":
-        notes.append("the image is for Atlas A2; append -a3, -310p or -950dt to its tag for other devices")
+        notes.append(
+            "the image is for Atlas A2; append -a3, -310p (which wants 10 GiB of /dev/shm) or -950dt to its tag for "
+            "other devices"
+        )
     return Image(f"{repository}:v{_tag(version)}", tuple(notes))
 
 

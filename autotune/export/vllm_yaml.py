@@ -24,7 +24,7 @@ def vllm_yaml(source: ExportSource) -> str:
 
 
 def _how_to_start(source: ExportSource) -> str:
-    environment = settled_environment(source.trial.config)
+    environment = settled_environment(source.trial.config, source.engine_versions)
     words = [f"{name}={one_line_quote(value)}" for name, value in environment.items()]
     needs = "# It also needs environment variables, which this file cannot hold. " if words else "# "
     return f"{needs}Start it with:\n#   {' '.join([*words, 'vllm serve --config THIS_FILE.yaml'])}\n"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from autotune.results import INERT, Comparison, Confirmation, Infeasible, LoadPoint, Recommendation, Trial
+from autotune.results import INERT, Comparison, Confirmation, Infeasible, LoadPoint, Recommendation, Trial, unsteady
 from autotune.selection import words
 from autotune.selection.comparison import compare, ratio, throughput_difference
 from autotune.selection.points import measured, operating_point, searched, worst
@@ -83,7 +83,7 @@ def recommend_reset(reset: Reset, base: Confirmation | None, sla: Sla) -> Recomm
         [
             f"trial {reset.winner.trial} without its inert knobs ({', '.join(reset.knobs)} at the engine's default)",
             f"confirmed by {words.count(again.runs)}: {words.summary(again.runs, sla)} at {again.load}",
-            *words.growth(again.runs),
+            *unsteady(again.runs),
             _gain(again, base),
         ]
     )
@@ -112,7 +112,7 @@ def _from_reruns(trials: Sequence[Trial], confirmations: Sequence[Confirmation],
         )
     best = holding[0]
     parts = [f"confirmed by {words.count(best.runs)}: {words.summary(best.runs, sla)} at {best.load}"]
-    parts += words.growth(best.runs)
+    parts += unsteady(best.runs)
     parts += [f"{words.trials(failed)} did not hold the SLA when measured again"] if failed else []
     compared = max(1, sum(c is not base for c in confirmations))
     parts.append(_kept_baseline(holding, base) if base is best else _gain(best, base, compared))
@@ -144,7 +144,7 @@ def _from_observation(trials: Sequence[Trial], best: Trial, point: LoadPoint, sl
     base = next((operating_point(trial) for trial in reversed(trials) if trial.purpose == "baseline"), None)
     comparison = compare(point, base)
     parts = [f"best observed, not confirmed by re-runs: {words.summary([point], sla)} at {point.load}"]
-    parts += words.growth([point])
+    parts += unsteady([point])
     if best.purpose == "baseline":
         parts.append("no clear winner over the baseline: no other configuration was faster")
     elif comparison.throughput_ratio is None:

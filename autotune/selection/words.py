@@ -45,15 +45,6 @@ def difference(found: Difference) -> str:
     return f"{told}, 95 % interval {found.low:+.0f} to {found.high:+.0f}{chosen}"
 
 
-def growth(runs: Sequence[LoadPoint]) -> list[str]:
-    """That some runs never reached a steady state, with the last one's growth; empty when all did."""
-    moved = [run for run in runs if not run.steady]
-    if not moved:
-        return []
-    which = "not steady" if len(runs) == 1 else f"not steady in {len(moved)} of {len(runs)} runs"
-    return [f"{which} ({moved[-1].growth}): a longer level would show worse figures"]
-
-
 def trials(numbers: Sequence[int]) -> str:
     """`trial 7`, or `trials 7, 9`."""
     return f"trial {numbers[0]}" if len(numbers) == 1 else f"trials {', '.join(map(str, numbers))}"

@@ -94,7 +94,7 @@ def test_a_base_image_holds_the_engine_that_is_pinned(name: str, package: str, s
     version = re.search(rf"^{package}==(\S+)", pins, re.MULTILINE)
     assert version
     file = DOCKER / f"{name}.Dockerfile"
-    (tag,) = of(file, "ARG")
+    tag = of(file, "ARG")[0]
     (base,) = of(file, "FROM")
     assert base.replace("${TAG}", tag.partition("=")[2]) == spelled.format(version[1])
 

@@ -114,6 +114,13 @@ def test_the_environment_is_in_the_yamls_comments_with_the_command() -> None:
     assert yaml.safe_load(text) == {"model": "/models/my llama"}
 
 
+@pytest.mark.parametrize("format", ["vllm", "command", "env", "compose", "kubernetes", "json"])
+@pytest.mark.parametrize(("version", "asked"), [("0.9.1", True), ("0.11.0", False)])
+def test_v1_is_asked_of_releases_that_have_another_engine_too(format: str, version: str, asked: bool) -> None:
+    text = export(source(engine_version=f"vllm {version}, vllm-ascend {version}"), format)
+    assert ("VLLM_USE_V1" in text) is asked
+
+
 def test_the_command_is_read_by_a_shell_as_it_was_meant() -> None:
     arguments = {
         "max_num_seqs": 64,
