@@ -17,7 +17,7 @@ from autotune.cli.progress import progress_bar
 from autotune.errors import InputError, NotFound, StoreError
 from autotune.export import Exported, read_export
 from autotune.report.verification import verification_table
-from autotune.results import Confirmation, JudgedLine, Measured, TrialResult
+from autotune.results import Confirmation, JudgedLine, Measured, TrialResult, unsteady
 from autotune.settings import Settings, load_settings
 from autotune.store import Store
 from autotune.trial import TrialRequest
@@ -115,6 +115,8 @@ def _conclude(console: Console, exported: Exported, ready: Verification, result:
             f"{found.output_throughput_per_device:,.1f} tok/s per device in {len(runs)} runs at {found.load} per device"
         )
         console.print(f"{verdict}: {told}", highlight=False)
+        for sentence in unsteady(runs):
+            console.print(f"[yellow]note[/yellow]: {sentence}", highlight=False, soft_wrap=True)
     return DONE if found.holds else SLA_BROKEN
 
 
@@ -132,7 +134,7 @@ def _document(
         "seeds": list(ready.request.confirm_seeds),
         "engine_version": ready.request.engine_version,
         "measured_with": exported.replay.engine_version,
-        "notes": list(ready.notes),
+        "notes": [*ready.notes, *unsteady(found.runs)],
         "folder": str(ready.request.artifacts),
         "runs": [run.model_dump(mode="json") for run in found.runs],
     }

@@ -18,6 +18,7 @@ from autotune.study.grid import Grid, Knob
 ROW = "autotune_trial"  # user attribute: the number of our row
 FAILURE = "failure"  # user attribute of trials that have no values
 OVERRIDDEN = "overridden by the engine"
+UNSTEADY = "not steady"
 _CONSTRAINTS = "constraints"  # Optuna's system attributes: the list (dashboard 0.21 reads only that), and named ones
 
 
@@ -140,7 +141,10 @@ def _limits(frozen: FrozenTrial) -> Mapping[str, Any]:
 
 _EVIDENCE = (FAILURE, "cause", "advice", "line", "log")
 # The trial's note, in its order; of the attributes, but for those that it adds.
-_NOTED = (FAILURE, "cause", "advice", "line", "operating point", "misses the SLA", "bottleneck", OVERRIDDEN, "log")
+_NOTED = (
+    *(FAILURE, "cause", "advice", "line", "operating point", UNSTEADY, "misses the SLA", "bottleneck", OVERRIDDEN),
+    "log",
+)
 
 
 def _values_text(values: list[float]) -> str:
@@ -173,6 +177,8 @@ def _measurement(result: TrialResult, outcome: Measured) -> dict[str, Value | No
     for name in ("tpot", "itl", "e2el"):
         value = getattr(point, name).at(99).value_ms
         attributes[f"P99 {name.upper()} (ms)"] = None if value is None or math.isnan(value) else round(value, 3)
+    if not point.steady:
+        attributes[UNSTEADY] = f"{point.growth}; a longer level would show worse figures"
     if point.bottleneck is not None:
         attributes["bottleneck"] = f"{point.bottleneck.kind}: {point.bottleneck.evidence}. {point.bottleneck.advice}"
     if artifacts.LOG in result.artifacts:

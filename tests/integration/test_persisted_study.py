@@ -169,6 +169,13 @@ def test_a_failed_launch_that_sync_adds_has_its_note(study: PersistedStudy, url:
     assert "**advice**: Lower gpu_memory_utilization." in note
 
 
+def test_a_note_says_when_the_operating_point_was_not_steady(make_trial: MakeTrial, make_point: MakePoint) -> None:
+    moved = make_point(120.0, 800.0).model_copy(update={"steady": False, "drift": 3.2, "drift_of": "tpot"})
+    told = "**not steady**: the TPOT of the second half is 3.20x the first; a longer level would show worse figures"
+    assert told in shown(make_trial(0, KNOBS, moved), GRID, SLA).note
+    assert "steady" not in shown(make_trial(0, KNOBS, make_point(120.0, 800.0)), GRID, SLA).note
+
+
 def test_sync_completes_what_was_told_by_half(
     study: PersistedStudy, storage: RDBStorage, url: str, rows: list[Trial]
 ) -> None:
