@@ -11,7 +11,7 @@ from pydantic import Field
 from autotune.records import Record
 from autotune.results import FailureClass
 
-HELD_SHARE = 1 / 3  # of the device: more than communication buffers, graphs and the runtime take beside the tensors
+HELD_SHARE = 1 / 2  # of the device: more than communication buffers, graphs and the runtime take beside the tensors
 
 
 class Signature(Record):
@@ -49,7 +49,7 @@ def _others_share(match: re.Match[str]) -> float:
 
 def _mib(size: str) -> float:
     number, unit = size.split()
-    return float(number) * {"KiB": 1 / 1024, "MiB": 1.0, "GiB": 1024.0}[unit]
+    return float(number) * {"bytes": 1 / 2**20, "KiB": 1 / 1024, "MiB": 1.0, "GiB": 1024.0}[unit]
 
 
 @cache

@@ -1,6 +1,7 @@
 """Reading an engine's log: the root cause, the evidence, and what the search does next."""
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,11 +195,27 @@ CUDA_OOM = (
     ("line", "told"),
     [
         (NPU_OOM.format(54.31, "1.02 GiB", 55.60), ("npu_oom", FailureClass.OOM)),
-        (NPU_OOM.format(40.31, "1.02 GiB", 40.60), ("npu_oom", FailureClass.OOM)),  # 19 GiB beside PyTorch: buffers
-        (NPU_OOM.format(30.31, "900.00 MiB", 31.00), ("npu_held", FailureClass.BUSY)),
+        (NPU_OOM.format(32.31, "1.02 GiB", 32.60), ("npu_oom", FailureClass.OOM)),  # 27 GiB beside PyTorch: buffers
+        (NPU_OOM.format(10.31, "900.00 MiB", 11.00), ("npu_held", FailureClass.BUSY)),
+        (NPU_OOM.format(10.31, "0 bytes", 11.00), ("npu_held", FailureClass.BUSY)),
+        (
+            NPU_OOM.replace("free; ", "free; 30.00 GiB allowed; ").format(10.31, "0 bytes", 11.00),
+            ("npu_held", FailureClass.BUSY),
+        ),
+        (
+            NPU_OOM.replace("Tried to allocate 2.00 GiB (", "NPUWorkspaceAllocator tried to allocate 2.00 GiB(").format(
+                54.31, "1.02 GiB", 55.60
+            ),
+            ("npu_oom", FailureClass.OOM),
+        ),
+        (NPU_OOM.format("1.2.3", "1.02 GiB", 55.60), ("npu_oom", FailureClass.OOM)),  # no number, and no crash
         (NPU_OOM.format(10.24, "45.00 GiB", 10.65), ("npu_oom", FailureClass.OOM)),  # it asked for more than was free
         (
             CUDA_OOM.format("63.19 MiB", "Process 4711 has 61.40 GiB memory in use. ", 17.68),
+            ("cuda_held", FailureClass.BUSY),
+        ),
+        (
+            CUDA_OOM.format("0 bytes", "Process 4711 has 61.40 GiB memory in use. ", 17.68),
             ("cuda_held", FailureClass.BUSY),
         ),
         (CUDA_OOM.format("63.19 MiB", "", 79.05), ("cuda_oom", FailureClass.OOM)),
@@ -217,12 +234,41 @@ def test_own_exhaustion_after_that_of_another_rank_does_not_hide_who_holds_the_m
     assert (found.signature, found.line_number) == ("npu_held", 2)
 
 
-@pytest.mark.parametrize(("visible", "kind"), [(0, FailureClass.ENVIRONMENT), (4, FailureClass.CONFIG)])
-def test_no_device_at_all_is_no_fault_of_a_configuration(visible: int, kind: FailureClass) -> None:
-    text = f"local_world_size (8) must be less than or equal to the number of visible devices ({visible})."
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("local_world_size (8) must be less than or equal to the number of visible devices (0).", "env"),
+        ("local_world_size (8) must be less than or equal to the number of visible devices (4).", "config"),
+        ("World size (8) is larger than the number of available GPUs (0) in this node.", "env"),
+        ("World size (8) is larger than the number of available GPUs (4) in this node.", "config"),
+        ("DP adjusted local rank 0 is out of bounds for 0 devices.", "env"),
+    ],
+)
+def test_no_device_at_all_is_no_fault_of_a_configuration(text: str, kind: str) -> None:
     found = diagnose(f"AssertionError: {text}")
     assert found is not None
-    assert found.failure is kind
+    assert found.failure.value == kind
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "RuntimeError: aclrtGetDeviceCount, error code is 507899",
+        "dcmi model initialized failed, because the device is used. ret is -8020",
+    ],
+)
+def test_devices_that_another_container_holds_are_why_none_is_visible(before: str) -> None:
+    text = "local_world_size (8) must be less than or equal to the number of visible devices (0)."
+    found = diagnose(f"{before}\nAssertionError: {text}\n")
+    assert found is not None
+    assert found.failure is FailureClass.BUSY
+
+
+def test_a_message_without_end_is_read_in_no_time() -> None:
+    start = "NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60.97 GiB total capacity; "
+    began_s = time.process_time()
+    diagnose(start * 2000 + "\n")
+    assert time.process_time() - began_s < 5  # it took minutes when a gap had no bound
 
 
 def test_a_warning_is_not_fatal() -> None:
