@@ -28,6 +28,7 @@ class Latent:
     value: int
     index_heads: int = 0  # of the indexer of sparse attention (DeepSeek-V3.2), which chooses what is attended to
     index_size: int = 0
+    index_layers: int = 0  # that have an indexer; the others take the choice of an earlier one
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +146,20 @@ def _as_configured(traits: Traits, config: Mapping[str, Any]) -> Traits:
 def _latent(config: Mapping[str, Any]) -> Latent | None:
     if not config.get("kv_lora_rank"):
         return None
-    ranks = ("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-    return Latent(*(int(config.get(name) or 0) for name in (*ranks, "index_n_heads", "index_head_dim")))
+    names = ("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    rank, query_rank, nope, rope, value = (int(config.get(name) or 0) for name in names)
+    heads, size = (int(config.get(name) or 0) for name in ("index_n_heads", "index_head_dim"))
+    return Latent(rank, query_rank, nope, rope, value, heads, size, index_layers(config))
+
+
+def index_layers(config: Mapping[str, Any]) -> int:
+    """Layers with an indexer, as vLLM's `deepseek_v2.py` has them: all, every so-manieth, or as a pattern says."""
+    layers = int(config.get("num_hidden_layers") or 0) if config.get("index_head_dim") else 0
+    pattern = config.get("index_topk_pattern")
+    if pattern is not None:
+        return sum(layer >= len(pattern) or pattern[layer] != "S" for layer in range(layers))
+    every, first = int(config.get("index_topk_freq") or 1), int(config.get("index_skip_topk_offset", 2))
+    return sum(max(layer - first + 1, 0) % every == 0 for layer in range(layers))
 
 
 def _sparse_layers(config: Mapping[str, Any], layers: int) -> int:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.model_card.dimensions import index_layers
+
 VALUE_BYTES = 2  # bfloat16 and float16; a quantised KV cache is opt-in and halves it
 
 
@@ -16,6 +18,7 @@ class KvLayers:
     bytes_per_token: int
     shards: int  # over how many tensor-parallel ranks the heads are divided; more ranks hold copies
     window: int = 0  # only so many tokens are kept; 0: all of them
+    index: bool = False  # the keys of an indexer, for which CUDA needs half as much
 
     def on_rank(self, ranks: int) -> float:
         """Bytes per token on one of so many tensor-parallel ranks."""
@@ -32,7 +35,9 @@ class KvLayers:
         return (math.ceil(min(self.window - 1 + in_flight, length) / block_size) + 1) * block_size
 
     def fewest_tokens(self, length: int) -> int:
-        """What is surely kept of a request."""
+        """What is surely kept of a request, in tokens of this size."""
+        if self.index:
+            return length // 2
         return min(length, self.window) if self.window else length
 
 
@@ -48,9 +53,11 @@ def kv_layers(config: Mapping[str, Any]) -> tuple[KvLayers, ...]:
     if not layers or not heads:
         return ()
     if config.get("kv_lora_rank"):
-        kept = ("kv_lora_rank", "qk_rope_head_dim", "index_head_dim")
-        latent = sum(int(config.get(name) or 0) for name in kept)
-        return (KvLayers(layers, layers * latent * VALUE_BYTES, 1),)
+        latent = int(config["kv_lora_rank"]) + int(config.get("qk_rope_head_dim") or 0)
+        found = [KvLayers(layers, layers * latent * VALUE_BYTES, 1)]
+        if indexers := index_layers(config):
+            found.append(KvLayers(indexers, indexers * int(config["index_head_dim"]) * VALUE_BYTES, 1, index=True))
+        return tuple(found)
     size = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     shared = int(config.get("num_kv_shared_layers") or 0)  # the last ones use the cache of earlier ones (Gemma 3n)

@@ -55,14 +55,14 @@ def count(size: Dimensions) -> Parameters:
     return Parameters(
         embedding=table,
         head=0 if size.tied else table,
-        attention=size.layers * _attention(size),
-        latent_inputs=size.layers * _latent_inputs(size),
+        attention=size.layers * _attention(size) + _indexers(size),
+        latent_inputs=size.layers * _latent_inputs(size) + _indexers(size),
         dense=dense_layers * 3 * size.hidden * size.intermediate,
         shared=size.sparse_layers * 3 * size.hidden * size.shared_width,
         experts=size.sparse_layers * size.experts * expert,
         active_experts=size.sparse_layers * size.experts_per_token * expert,
         routers=size.sparse_layers * router,
-        vectors=size.layers * _vectors(size) + size.hidden,
+        vectors=size.layers * _vectors(size) + _index_norms(size) + size.hidden,
     )
 
 
@@ -79,11 +79,21 @@ def _attention(size: Dimensions) -> int:
 
 def _latent_inputs(size: Dimensions) -> int:
     latent = size.latent
+    return 0 if latent is None else size.hidden * (latent.query_rank + latent.rank + latent.rope)
+
+
+def _indexers(size: Dimensions) -> int:
+    """Queries from the compressed ones, one key, and a weight for each head."""
+    latent = size.latent
     if latent is None:
         return 0
-    index_queries = latent.query_rank * latent.index_heads * latent.index_size
-    index = size.hidden * (latent.index_size + latent.index_heads)  # the keys, and a weight for each head
-    return size.hidden * (latent.query_rank + latent.rank + latent.rope) + index_queries + index
+    queries = latent.query_rank * latent.index_heads * latent.index_size
+    return latent.index_layers * (queries + size.hidden * (latent.index_size + latent.index_heads))
+
+
+def _index_norms(size: Dimensions) -> int:
+    """One norm with a bias for each indexer's keys."""
+    return 0 if size.latent is None else size.latent.index_layers * 2 * size.latent.index_size
 
 
 def _vectors(size: Dimensions) -> int:
@@ -91,7 +101,6 @@ def _vectors(size: Dimensions) -> int:
     vectors = size.traits.norms * size.hidden
     if size.latent is not None:
         vectors += size.latent.rank + size.latent.query_rank  # a norm on each latent
-        vectors += 2 * size.latent.index_size  # the indexer's norm has a bias
     if size.traits.qk_norm:
         vectors += 2 * size.head_size
     if size.traits.qkv_bias:

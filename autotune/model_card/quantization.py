@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,20 +48,23 @@ def scheme(config: Mapping[str, Any], description: Mapping[str, Any] | None = No
 
 def _of_msmodelslim(description: Mapping[str, Any]) -> Scheme:
     kind = str(description.get("model_quant_type", ""))
+    named = {name: str(told) for name, told in description.items() if name.endswith("proj.weight")}
+    experts = _commonest(told for name, told in named.items() if ".experts." in name)
+    others = _commonest(told for name, told in named.items() if ".experts." not in name)
+    return Scheme(f"ascend {kind}".strip(), experts or _msmodelslim_bits(kind), bits_beside_experts=others)
+
+
+def _commonest(kinds: Iterable[str]) -> float | None:
+    """The bits that most of these projections have: W4A8 is often of the experts alone, and attention is W8A8."""
+    counted = Counter(bits for kind in kinds if (bits := _msmodelslim_bits(kind)) is not None)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def _msmodelslim_bits(kind: str) -> float | None:
+    if kind == "FLOAT":
+        return 16.0
     match = _MSMODELSLIM.match(kind)
-    bits = float(match[1]) if match else None
-    return Scheme(f"ascend {kind}".strip(), bits, bits_beside_experts=_beside_experts(description))
-
-
-def _beside_experts(description: Mapping[str, Any]) -> float | None:
-    """What most projections beside the routed experts have: W4A8 is often of the experts alone, attention is W8A8."""
-    named = (_MSMODELSLIM.match(str(kind)) for name, kind in description.items() if _is_beside_experts(name))
-    common = Counter(float(match[1]) for match in named if match).most_common(1)
-    return common[0][0] if common else None
-
-
-def _is_beside_experts(name: str) -> bool:
-    return name.endswith(".weight") and ".experts." not in name
+    return float(match[1]) if match else None
 
 
 def _bits(stored: Mapping[str, Any], *names: str) -> int:

@@ -29,7 +29,7 @@ def find_model(reference: str, *, relative_to: Path, roots: tuple[Path, ...] = (
     places += sorted((hub / f"models--{reference.replace('/', '--')}" / "snapshots").glob("*"))
     found = next((place.resolve() for place in places if (place / "config.json").is_file()), None)
     if found is None:
-        looked = ", ".join(str(place) for place in places)
+        looked = ", ".join([*map(str, places), f"the cache in {hub}"])
         raise InputError(f"model {reference!r}: no folder with a config.json (looked at {looked}); download it first")
     if roots and not any(found.is_relative_to(root.resolve()) for root in roots):
         raise InputError(f"model {reference!r}: {found} is outside the engine profile's model_roots")

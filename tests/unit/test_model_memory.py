@@ -223,6 +223,18 @@ def test_experts_of_4_bits_may_stand_beside_attention_of_8(tmp_path: Path):
     assert found.weight_bytes == experts / 2 + attention + 2 * others
 
 
+def test_attention_may_have_kept_its_16_bits_beside_quantised_experts(tmp_path: Path):
+    described = {
+        "model_quant_type": "W8A8_DYNAMIC",
+        "model.layers.0.self_attn.q_proj.weight": "FLOAT",
+        "model.layers.0.mlp.experts.0.gate_proj.weight": "W4A8_DYNAMIC",
+    }
+    (tmp_path / "quant_model_description.json").write_text(json.dumps(described))
+    found = card(tmp_path, MIXTRAL)
+    experts = 45_097_156_608
+    assert found.weight_bytes == experts / 2 + 2 * (46_702_792_704 - experts)
+
+
 def test_the_size_of_a_quantisation_that_is_not_known_is_not_invented(tmp_path: Path):
     found = card(tmp_path, QWEN_7B, {"quantization_config": {"quant_method": "novel"}})
     assert (found.weight_bytes, found.expert_bytes) == (0, 0)
@@ -350,6 +362,28 @@ def test_sparse_attention_keeps_and_holds_its_indexer(tmp_path: Path):
     assert v32.replicated_bytes - v3.replicated_bytes == 2 * 61 * indexer
     assert estimate(v32, Shape(4096)).kv_per_token == 61 * (576 + 128) * 2
     assert v32.attention_flops == 0  # not every position is attended to
+
+
+@pytest.mark.parametrize(
+    ("sharing", "layers"),
+    [
+        ({"index_topk_freq": 4}, 16),
+        ({"index_topk_freq": 4, "index_skip_topk_offset": 3}, 17),
+        ({"index_topk_pattern": "FS" * 20}, 41),
+    ],
+)
+def test_layers_that_take_the_choice_of_another_have_no_indexer(sharing: Any, layers: int, tmp_path: Path):
+    indexed = {"model_type": "deepseek_v32", "index_n_heads": 64, "index_head_dim": 128, **sharing}
+    found = estimate(card(tmp_path, DEEPSEEK_V3, indexed), Shape(4096))
+    assert found.kv_per_token == (61 * 576 + layers * 128) * 2
+
+
+def test_what_is_surely_kept_of_an_indexer_is_what_cuda_keeps(tmp_path: Path):
+    indexed = {"model_type": "deepseek_v32", "index_n_heads": 64, "index_head_dim": 128}
+    found = card(tmp_path, DEEPSEEK_V3, indexed)
+    weights, latent, keys = estimate(found, Shape(8192)).weights, 61 * 576 * 2 * 8192, 61 * 128 * 8192
+    assert shortfall(found, Shape(8192), weights + latent + keys) is None
+    assert shortfall(found, Shape(8192), weights + latent + keys - 1) is not None
 
 
 def test_larger_hccl_buffers_take_more_beside_the_budget(tmp_path: Path):
