@@ -30,7 +30,7 @@ class EngineConfig(Record):
     """An engine configuration.
 
     `arguments` are spelled as vLLM spells them in Python (`max_num_seqs`); the values of
-    `additional_config` and `compilation_config` are mappings. `devices` is tp x pp x dp.
+    `additional_config`, `compilation_config` and `speculative_config` are mappings. `devices` is tp x pp x dp.
     """
 
     arguments: dict[str, Any] = {}

@@ -6,7 +6,7 @@ import re
 # files, change who can reach the engine, or take over what the service sets for each launch.
 _ARGUMENTS = (
     *("host", "port", "uds", "root_path", "api_key", "middleware", "served_model_name", "headless", "grpc"),
-    *("model", "tokenizer", "hf_overrides", "hf_config_path", "hf_token", "model_class_overrides"),
+    *("model", "spec_model", "tokenizer", "hf_overrides", "hf_config_path", "hf_token", "model_class_overrides"),
     *("trust_remote_code", "trust_request_chat_template", "trust_request_mm_kwargs", "chat_template"),
     *("worker_cls", "worker_extension_cls", "scheduler_cls", "distributed_executor_backend", "logits_processors"),
     *("tool_parser_plugin", "reasoning_parser_plugin", "io_processor_plugin", "tool_server", "lora_modules"),
@@ -25,7 +25,9 @@ _OPERATORS_OWN = re.compile(
 )
 _CONFIG_KEYS = (
     *("backend", "inductor_passes", "inductor_compile_config", "cache_dir", "debug_dump_path"),
-    *("model", "revision", "code_revision", "draft_load_config"),  # of the draft model, which may name code
+    # Of the draft model, which may name code.
+    *("model", "tokenizer", "revision", "code_revision", "trust_remote_code", "hf_overrides", "load_config"),
+    *("draft_load_config", "draft_model_config", "draft_parallel_config", "worker_cls", "worker_extension_cls"),
 )
 
 # argparse completes a unique beginning of a long option: `worker_extension_c` reaches the same
@@ -68,8 +70,6 @@ def _variable(name: str) -> str:
 def _key(name: str) -> str:
     if not _KEY.match(name):
         return f"'{name}' is not a key, or keys joined by dots"
-    parts = name.split(".")
-    last = parts[-1]
-    if any(part in _CONFIG_KEYS for part in parts) or last.endswith(("_path", "_dir", "_file")):
+    if any(part in _CONFIG_KEYS or part.endswith(("_path", "_dir", "_file")) for part in name.split(".")):
         return f"key '{name}' is not for a job to set; the operator's engine profile may"
     return ""

@@ -1,17 +1,21 @@
 """What can be tuned: typed parameters, where each one goes, and its ordered levels."""
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints, TypeAdapter, model_validator
 
 from autotune.engine_config import Value
 from autotune.records import Record
 
 MAX_LEVELS = 16  # the sampler's acquisition is one batched evaluation up to here, a slow line search above
 SPECIAL = ("auto", "default")  # the value is not given at all: the engine decides
+
+_PLAIN_LIST: TypeAdapter[list[Value]] = TypeAdapter(
+    list[bool | int | Annotated[float, Field(allow_inf_nan=False)] | str], config=ConfigDict(strict=True)
+)
+_SHOWN = 60  # characters of a value in a message
 
 T = TypeVar("T")
 
@@ -50,13 +54,6 @@ class _Common(Record):
     target: Target = ArgumentTarget()
     when: When = Field(default={}, description="Active only while other parameters have these values.")
     description: str = ""
-
-    @model_validator(mode="after")
-    def _has_lists_that_can_be_read(self) -> "_Common":
-        if isinstance(self.target, ConfigTarget):
-            for value in (*getattr(self, "choices", ()), getattr(self, "value", 0)):
-                config_value(value)
-        return self
 
 
 class IntParameter(_Common):
@@ -112,6 +109,11 @@ class CategoricalParameter(_Common):
     ordered: bool = False
 
     @model_validator(mode="after")
+    def _has_lists_that_can_be_read(self) -> "CategoricalParameter":
+        _check_lists(self.target, self.choices)
+        return self
+
+    @model_validator(mode="after")
     def _is_free_of_repeats(self) -> "CategoricalParameter":
         for index, choice in enumerate(self.choices):
             if any(same(choice, other) for other in self.choices[:index]):
@@ -130,6 +132,11 @@ class FixedParameter(_Common):
 
     type: Literal["fixed"]
     value: Value
+
+    @model_validator(mode="after")
+    def _is_a_list_that_can_be_read(self) -> "FixedParameter":
+        _check_lists(self.target, (self.value,))
+        return self
 
 
 Parameter = Annotated[
@@ -216,15 +223,25 @@ def _written(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _check_lists(target: Target, values: Sequence[Value]) -> None:
+    if isinstance(target, ConfigTarget):
+        for value in values:
+            config_value(value)
+
+
 def config_value(value: Value) -> Value | list[Value]:
-    """What a key of a config document gets: text in brackets is a JSON list. Raises ValueError when it is none."""
-    if not (isinstance(value, str) and value.startswith("[")):
+    """What a key of a config document gets: text in brackets is a JSON list of numbers, flags or texts.
+
+    Raises ValueError when it is none.
+    """
+    if not (isinstance(value, str) and value.lstrip().startswith("[")):
         return value
     try:
-        found: list[Value] = json.loads(value)
+        return _PLAIN_LIST.validate_json(value)
     except ValueError as exc:
-        raise ValueError(f"{value}: begins like a list and is no JSON list ({exc})") from exc
-    return found
+        raise ValueError(
+            f"{value[:_SHOWN]}: begins like a list and is no JSON list of numbers, true, false and texts"
+        ) from exc
 
 
 def place(name: str, parameter: Parameter) -> tuple[str, str]:

@@ -350,6 +350,15 @@ def test_a_timeout_below_that_of_a_collective_is_made_longer():
     asked = {"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "600"}, {"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "2000"}
     found = [predicted(EngineConfig(environment=one), habits(STABLE)) for one in asked]
     assert [one["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] for one in found] == [3000, "2000"]
+    assert predicted(EngineConfig(), habits(STABLE))["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] == 3000
+    both = one("environment", "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", 300, 600)
+    assert tunable(check(both, STABLE).space) == ("max_num_seqs",)
+
+
+def test_what_is_guessed_ahead_is_said_in_one_place_only():
+    arguments = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}, "spec_tokens": 2}
+    (told,) = conflicts(EngineConfig(arguments=arguments), habits(CUDA))
+    assert told == "spec_tokens 2: vLLM takes either these arguments or the keys of speculative_config"
 
 
 @pytest.mark.parametrize(("build", "starts"), [("", False), ("A2", False), ("_310P", True)])

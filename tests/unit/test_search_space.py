@@ -333,7 +333,15 @@ REFUSED = {
         *("worker_extension_cls", "middleware", "logits_processors", "tool_parser_plugin", "kv_transfer_config"),
         *("hf_overrides", "ssl_keyfile", "ssl_ca_certs", "uds", "root_path", "config", "otlp_traces_endpoint"),
         *("download_dir", "allowed_local_media_path", "chat_template", "scheduler_cls", "log_config_file"),
-        *("additional_config", "speculative_config", "worker_extension_c", "no_trust_remote_code", "trust-remote-code"),
+        *(
+            "additional_config",
+            "speculative_config",
+            "spec_model",
+            "spec_mo",
+            "worker_extension_c",
+            "no_trust_remote_code",
+            "trust-remote-code",
+        ),
     ],
     "environment": [
         *("LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "PYTHONSTARTUP", "HOME", "VLLM_PLUGINS"),
@@ -341,7 +349,10 @@ REFUSED = {
         *("NCCL_NET_PLUGIN", "CUDA_INJECTION64_PATH", "BASH_ENV", "VLLM_ALLOW_INSECURE_SERIALIZATION", "http_proxy"),
     ],
     "compilation_config": ["backend", "inductor_passes", "x.cache_dir", "a b", "backend.name"],
-    "speculative_config": ["model", "revision", "draft_load_config.load_format"],
+    "speculative_config": [
+        *("model", "revision", "draft_load_config.load_format", "hf_overrides", "tokenizer", "trust_remote_code"),
+        *("draft_parallel_config.worker_cls", "x_path.y"),
+    ],
     "additional_config": ["dump_config_path"],
 }
 
@@ -366,11 +377,14 @@ def test_text_in_brackets_is_a_list_in_a_document():
     assert asked.arguments["compilation_config"] == {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": [1, 2, 4]}
 
 
-@pytest.mark.parametrize("value", ["[1, 2", "[] + []", "[1] 2"])
-def test_what_begins_like_a_list_must_be_one(value):
+@pytest.mark.parametrize(
+    "value",
+    ["[1, 2", "[] + []", " [1] 2", "[" * 20_000, "[[1]]", '[{"model": "/m"}]', "[NaN]", '["\\ud800"]', "[null]"],
+)
+def test_what_begins_like_a_list_must_be_one_of_plain_values(value):
     target = {"kind": "compilation_config", "name": "cudagraph_capture_sizes"}
     (told,) = problems(parameters=with_parameter("sizes", type="fixed", value=value, target=target))
-    assert told.startswith(f"parameters.sizes: {value}: begins like a list")
+    assert told.startswith(f"parameters.sizes: {value[:60]}: begins like a list")
 
 
 def test_guessing_ahead_is_a_document_of_its_own():
