@@ -150,8 +150,9 @@ def _shapes(sources: Sources, card: ModelCard, chosen: EngineProfile | None) -> 
     config = baseline_config(sources.space, derived={"max_model_len": longest_request(sources, card)})
     if chosen is not None:
         config = with_profile(config, chosen)
+    environment = {**os.environ, **(chosen.environment if chosen else {}), **config.environment}
     found = {
-        shape_of({**config.arguments, **dict(zip(_WIDTHS, widths, strict=True))}, config.environment)
+        shape_of({**config.arguments, **dict(zip(_WIDTHS, widths, strict=True))}, environment)
         for widths in product(*(_sizes(sources.space, name, config.arguments) for name in _WIDTHS))
     }
     most = sources.spec.devices.max_per_trial

@@ -20,6 +20,7 @@ ASCEND_NODES = tuple(node.removeprefix("/dev/") for node in container.ASCEND_NOD
 _NODES = ("davinci[0-9]*", *ASCEND_NODES, "nvidia[0-9]*", "nvidiactl", "nvidia-uvm")
 _CANN = ("usr/local/Ascend/cann", "usr/local/Ascend/ascend-toolkit/latest")  # 8.5 and newer; older
 _CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+_IN_CONTAINER = (".dockerenv", "run/.containerenv", "run/secrets/kubernetes.io", "var/run/secrets/kubernetes.io")
 _LISTEN = "0A"  # the state of a socket that listens, in /proc/net/tcp
 
 
@@ -43,7 +44,7 @@ def gather_host(root: Path, environment: Mapping[str, str]) -> HostFacts:
         mounted=frozenset(path for path in ASCEND_MOUNTS if (root / path.lstrip("/")).exists()),
         driver=_driver(root),
         cann=_cann(root, environment),
-        in_container=(root / ".dockerenv").exists() or (root / "run/.containerenv").exists(),
+        in_container=any((root / mark).exists() for mark in _IN_CONTAINER),
     )
 
 

@@ -25,8 +25,8 @@ def check_job(facts: Facts) -> list[Finding]:
 def _resource(facts: Facts, job: JobFacts) -> list[Finding]:
     assert job.spec is not None
     has = PLATFORMS[facts.platform].RESOURCE
-    if has in (job.spec.devices.resource, ANY_RESOURCE):
-        return []
+    if has in (job.spec.devices.resource, ANY_RESOURCE) or facts.engine.profile is None:
+        return []  # without a profile the platform is a guess, and what is missing is told there
     told = f"the job wants {job.spec.devices.resource}, profile {facts.engine.name} runs on {has}"
     return [fail("job", told, f"set devices.resource: {has}, or name another engine profile")]
 

@@ -501,6 +501,15 @@ def test_a_job_for_other_devices_is_a_failure(tmp_path: Path):
     assert finding.message == "the job wants NPU, profile vllm runs on GPU"
 
 
+def test_without_an_engine_nothing_is_said_of_the_jobs_devices(tmp_path: Path):
+    nowhere = EngineFacts("vllm", problem="no vLLM was found")
+    assert [
+        one
+        for one in check_job(replace(ASCEND, platform="cpu", engine=nowhere, job=job(tmp_path, 4)))
+        if one.topic == "job" and one.status != "ok"
+    ] == []
+
+
 def test_every_problem_of_a_job_file_is_told():
     findings = check_job(replace(ASCEND, job=JobFacts(problems=("line 3: name", "line 5: sla"))))
     assert [finding.message for finding in findings] == ["line 3: name", "line 5: sla"]
