@@ -4,10 +4,9 @@ import asyncio
 import time
 
 from autotune.level_run import ClientUse
-from autotune.measurement import quantile
+from autotune.measurement import BEAT_S, quantile
 from autotune.telemetry import get_logger
 
-BEAT_S = 0.04  # how often the loop is asked to wake up; each time costs as much as a token
 PAUSE_S = 0.05  # a pause of the client worth a warning: the latencies measured meanwhile contain it
 
 log = get_logger()

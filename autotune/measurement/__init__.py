@@ -1,6 +1,6 @@
 """From what the client saw of each request to load points, their bounds, and their verdict under the SLA."""
 
-from autotune.measurement.client import client_bound
+from autotune.measurement.client import BEAT_S, client_bound
 from autotune.measurement.crossing import operating_point, sla_crossing_throughput
 from autotune.measurement.drift import Drift, drift
 from autotune.measurement.early import hopeless_rules, out_of_reach
@@ -12,6 +12,7 @@ from autotune.measurement.samples import latency
 from autotune.measurement.verdict import VIOLATION_RANGE, clearly_violates, straddles, violations
 
 __all__ = [
+    "BEAT_S",
     "PERCENTILES",
     "VIOLATION_RANGE",
     "Doubling",

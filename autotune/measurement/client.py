@@ -7,7 +7,8 @@ BUSY_SHARE = 0.9  # of one core: an event loop this busy sends and notices late 
 SMALLEST_MS = 10.0  # delays that every busy machine has
 SHARE_OF_LIMIT = 0.1  # of a TTFT or E2EL limit: the error in a verdict that is still borne
 SHARE_OF_GAP = 0.5  # of an ITL limit: a token noticed late makes one gap longer and the next one shorter
-SHORTEST_S = 3.0  # of a level: in less a single pause, or the start of the level, would decide
+BEAT_S = 0.02  # how often the load generator's loop is asked to wake up; each time costs it as much as a token
+SHORTEST_S = 250 * BEAT_S  # of a level: with fewer beats a single pause, or the start of the level, would decide
 WITHOUT_LINE_MS = 100.0  # where the SLA only has a TPOT line, from which the delay of two tokens is averaged out
 
 _ADVICE = (
@@ -21,7 +22,7 @@ def client_bound(lag_ms: float, client: ClientUse, duration_s: float, sla: Sla, 
 
     `lag_ms` is the P99 of the time from when a request could be sent until it was. The lag and the pause of the event
     loop are errors of every latency, so they are judged by the tightest limit they blur. CPU time and pauses tell of
-    levels of at least 3 s, and of those that were ended early (`aborted`), however short: it may be the client that
+    levels of at least 5 s, and of those that were ended early (`aborted`), however short: it may be the client that
     made their requests late.
     """
     limit_ms = blur_limit_ms(sla)

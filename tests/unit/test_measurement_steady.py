@@ -173,7 +173,7 @@ def test_the_tightest_line_says_what_is_borne(sla: Sla, borne_ms: float) -> None
 
 
 def test_a_level_in_which_the_client_was_the_bottleneck_is_invalid_and_so_not_feasible() -> None:
-    records = [dataclasses.replace(record, end_s=3.0) for record in of([0.1] * 10)]
+    records = [dataclasses.replace(record, end_s=5.0) for record in of([0.1] * 10)]
     run = LevelRun(tuple(records), client=ClientUse(cpu_share=0.99))
     point = load_point(run, level=0, load=Load(kind="request_rate", value=1), devices=1, seed=0, sla=SLA)
     assert "99% of its core" in point.invalid
@@ -183,9 +183,9 @@ def test_a_level_in_which_the_client_was_the_bottleneck_is_invalid_and_so_not_fe
 
 def test_one_pause_of_a_short_level_proves_nothing() -> None:
     use = ClientUse(cpu_share=0.99, pause_ms=500.0)
-    assert client_bound(0.0, use, 2.9, SLA) == ""
-    assert client_bound(0.0, use, 3.0, SLA) != ""
-    assert client_bound(21.0, ClientUse(), 2.9, SLA) != ""
+    assert client_bound(0.0, use, 4.9, SLA) == ""
+    assert client_bound(0.0, use, 5.0, SLA) != ""
+    assert client_bound(21.0, ClientUse(), 4.9, SLA) != ""
 
 
 def test_waiting_for_a_place_is_no_lag_of_the_client() -> None:
