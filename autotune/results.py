@@ -268,6 +268,12 @@ class Trial(Record):
         """Whether it belongs to the search: the baseline or a proposal, no re-run and no launch of the attribution."""
         return self.purpose in ("baseline", "search")
 
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether it ended because somebody stopped the job: it was never judged and may run again."""
+        outcome = self.result.outcome if self.result else None
+        return isinstance(outcome, Interrupted) and outcome.evidence.failure is FailureClass.CANCELLED
+
 
 class FrontPoint(Record):
     """A load point on the Pareto front of throughput versus P99 TTFT."""

@@ -152,7 +152,8 @@ class Fleet:
         done = []
         for ref in ready:
             running = self._running.pop(refs[ref])
-            result = _result_of(ref, running, has_begun=running.request.number in self._heard)
+            has_begun = running.request.number in self._heard
+            result = _result_of(ref, running, has_begun=has_begun, given_up=self._stopping and not has_begun)
             self._dismiss(running, result)
             if self._never_began(running, result):
                 log.info("trial_moved", trial=running.request.number, starts=running.starts)
@@ -237,18 +238,30 @@ class Fleet:
         self._resting.clear()
 
 
-def _result_of(ref: Any, running: _Running, *, has_begun: bool) -> TrialResult:
+_GIVEN_UP = Evidence(
+    failure=FailureClass.CANCELLED,
+    signature=None,
+    cause="The job was stopped before this trial had begun.",
+    advice="",
+)
+
+
+def _lost(exc: RayError) -> Evidence:
+    log.warning("trial_actor_lost", error=str(exc))
+    return Evidence(
+        failure=FailureClass.NODE,
+        signature=None,
+        cause="The Ray actor of this trial was lost with its process or node.",
+        advice="Look at the node's memory and at the Ray logs; the trial is tried once more.",
+        line=str(exc).splitlines()[0] if str(exc) else type(exc).__name__,
+    )
+
+
+def _result_of(ref: Any, running: _Running, *, has_begun: bool, given_up: bool) -> TrialResult:
     try:
         result: TrialResult = ray.get(ref)
     except RayError as exc:
-        log.warning("trial_actor_lost", error=str(exc))
-        evidence = Evidence(
-            failure=FailureClass.NODE,
-            signature=None,
-            cause="The Ray actor of this trial was lost with its process or node.",
-            advice="Look at the node's memory and at the Ray logs; the trial is tried once more.",
-            line=str(exc).splitlines()[0] if str(exc) else type(exc).__name__,
-        )
+        evidence = _GIVEN_UP if given_up else _lost(exc)
         total_s = time.monotonic() - running.started_s
         timings = Timings(total_s=total_s, wait_s=0.0 if has_begun else total_s)  # an actor in line occupies nothing
         # Which devices it had, it told nobody; how many is enough to count what they cost.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.results import FailureClass, Infeasible, Interrupted, Measured, Trial
+from autotune.results import Infeasible, Interrupted, Measured, Trial
 from autotune.spec import Budget
 
 PATIENCE_AFTER = 30  # trials before patience may end a search
@@ -25,7 +25,7 @@ def stop_reason(budget: Budget, trials: Sequence[Trial], spent: Spent) -> str | 
     trials that were cancelled do not count against `budget.trials`. Failed launches in a row end the search as
     `infeasible` when nothing was ever measured, else as `failures`.
     """
-    if sum(trial.purpose == "search" and not was_cancelled(trial) for trial in trials) >= budget.trials:
+    if sum(trial.purpose == "search" and not trial.was_cancelled for trial in trials) >= budget.trials:
         return "trials"
     if budget.wall_clock_s is not None and spent.wall_clock_s >= budget.wall_clock_s:
         return "wall_clock_s"
@@ -41,12 +41,6 @@ def stop_reason(budget: Budget, trials: Sequence[Trial], spent: Spent) -> str | 
 def measured_any(trials: Sequence[Trial]) -> bool:
     """Whether any of the trials was measured."""
     return any(isinstance(trial.result and trial.result.outcome, Measured) for trial in trials)
-
-
-def was_cancelled(trial: Trial) -> bool:
-    """Whether the trial ended because somebody stopped the job: it was never judged and may run again."""
-    outcome = trial.result.outcome if trial.result else None
-    return isinstance(outcome, Interrupted) and outcome.evidence.failure is FailureClass.CANCELLED
 
 
 def was_interrupted(trial: Trial) -> bool:

@@ -8,7 +8,6 @@ from autotune.search_space import BASELINE, active, broken_rules, starting_point
 from autotune.search_space.catalogue import conflicts, habits, predicted
 from autotune.study.grid import Grid
 from autotune.study.proposer import Plan, propose
-from autotune.tuner.budget import was_cancelled
 from autotune.tuner.context import JobContext
 from autotune.tuner.effective import Corrections, corrections, effective_hash
 from autotune.tuner.owner import utc_now
@@ -45,7 +44,7 @@ class Candidates:
         come again, and the proposer goes on as if the job had never been stopped.
         """
         known = corrections(trials, self._names)
-        judged = [trial for trial in trials if not was_cancelled(trial)]
+        judged = [trial for trial in trials if not trial.was_cancelled]
         seen = {name for trial in judged for name in self._names_of(trial, known)}
 
         def accept(knobs: dict[str, Value]) -> bool:

@@ -212,7 +212,8 @@ def _with_reset(tuning: Tuning, result: JobResult, winner: Trial, found: Attribu
         return _demoted(tuning, result, found)
     objection = _objection(reset)
     if objection:
-        return _result(tuning, result, found, f"without {', '.join(inert)} {objection}: they stay")
+        stay = "they stay" if len(inert) > 1 else "it stays"
+        return _result(tuning, result, found, f"without {', '.join(inert)} {objection}: {stay}")
     base = next((c for c in confirmed(tuning.trials, tuning.context.spec.sla) if _is_baseline(tuning, c)), None)
     found = found.model_copy(update={"reset": inert})
     told = f"{', '.join(inert)} reset to the engine's default: trial {reset.trial.number} is recommended instead"

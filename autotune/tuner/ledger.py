@@ -25,7 +25,8 @@ def not_judged(failure: FailureClass, cause: str) -> TrialResult:
 
 def cancelled_instead(outcome: Interrupted) -> Interrupted:
     """An interruption of a job that is being stopped: it would have been tried again, so it was not judged."""
-    evidence = outcome.evidence.model_copy(update={"failure": FailureClass.CANCELLED})
+    told = {"failure": FailureClass.CANCELLED, "advice": "The job was stopped, so it was not tried once more."}
+    evidence = outcome.evidence.model_copy(update=told)
     return outcome.model_copy(update={"evidence": evidence})
 
 

@@ -244,6 +244,7 @@ class Tuning:
             if trial is None:
                 return NOTHING_LEFT[0] if measured_any(self.searched) else NOTHING_LEFT[1]
             self._fleet.check_fits(trial.config.devices)
+            self._hear_cancel()
             self._ledger.begin(trial)
             self._start(search_request(self.context, trial))
             log.info("trial_started", job=self.context.job.id, trial=trial.number, origin=trial.origin)

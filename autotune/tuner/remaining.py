@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from autotune.results import Trial
 from autotune.spec import Budget
-from autotune.tuner.budget import occupied_s, was_cancelled
+from autotune.tuner.budget import occupied_s
 
 
 def time_left(budget: Budget, trials: Sequence[Trial], worked_s: float) -> Mapping[str, float]:
@@ -14,7 +14,7 @@ def time_left(budget: Budget, trials: Sequence[Trial], worked_s: float) -> Mappi
     The confirmation that follows is not counted, and patience may end the search earlier.
     """
     searched = [trial for trial in trials if trial.is_searched]
-    ended = [trial for trial in searched if trial.result is not None and not was_cancelled(trial)]
+    ended = [trial for trial in searched if trial.result is not None and not trial.was_cancelled]
     left: dict[str, float] = {}
     if ended and worked_s > 0:
         done = sum(trial.purpose == "search" for trial in ended)

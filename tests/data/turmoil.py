@@ -35,7 +35,6 @@ from autotune.store import SharedStore, url_for_optuna
 from autotune.study.grid import Grid
 from autotune.study.persisted import PersistedStudy, open_storage
 from autotune.submission import Submission
-from autotune.tuner.budget import was_cancelled
 from autotune.tuner.context import admit
 from autotune.tuner.owner import runner, utc_now
 from autotune.tuner.sources import load_job
@@ -417,10 +416,10 @@ def duplicates(place: Place, story: Story) -> list[str]:
     """Configurations that were searched twice, and trials that were launched again after they were finished."""
     assert story.job_id is not None
     rows = trials(place, story.job_id)
-    judged = [trial for trial in rows if trial.purpose != "confirmation" and not was_cancelled(trial)]
+    judged = [trial for trial in rows if trial.purpose != "confirmation" and not trial.was_cancelled]
     hashes = Counter(trial.config.hash for trial in judged)
     twice = [f"trial {trial.number} was searched elsewhere too" for trial in judged if hashes[trial.config.hash] > 1]
-    confirmed = Counter(trial.confirms for trial in rows if trial.confirms is not None and not was_cancelled(trial))
+    confirmed = Counter(trial.confirms for trial in rows if trial.confirms is not None and not trial.was_cancelled)
     twice += [f"trial {number} was confirmed {count} times" for number, count in confirmed.items() if count > 1]
     now = launches(place, story.job_id)
     again = {number: now.get(number, set()) - folders for number, folders in story.launched.items()}

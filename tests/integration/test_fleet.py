@@ -232,6 +232,10 @@ def test_a_cancel_ends_a_trial_that_waits_for_devices_in_ray(fleet: Fleet, conte
         (0, "interrupted", 0.0)
     ]
     assert fleet.busy == ()
+    ((_, result),) = ended
+    assert isinstance(result.outcome, Interrupted)
+    assert result.outcome.evidence.failure is FailureClass.CANCELLED
+    assert result.outcome.evidence.cause == "The job was stopped before this trial had begun."
 
 
 @pytest.mark.usefixtures("others_trial")

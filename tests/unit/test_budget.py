@@ -7,7 +7,7 @@ import pytest
 
 from autotune.results import Evidence, FailureClass, Interrupted, LoadPoint, Timings, Trial, TrialResult
 from autotune.spec import Budget
-from autotune.tuner.budget import Spent, occupied_s, stop_reason, was_cancelled
+from autotune.tuner.budget import Spent, occupied_s, stop_reason
 
 MakeTrial = Callable[..., Trial]
 MakePoint = Callable[..., LoadPoint]
@@ -56,14 +56,14 @@ def test_a_trial_that_could_not_launch_counts(make_trial: MakeTrial, make_point:
 
 def test_a_trial_that_was_cancelled_with_its_job_does_not_count(make_trial: MakeTrial, make_point: MakePoint) -> None:
     cancelled = make_trial(1, {}, result=interrupted(FailureClass.CANCELLED))
-    assert was_cancelled(cancelled)
+    assert cancelled.was_cancelled
     assert stop_reason(Budget(trials=1), [make_trial(0, {}, make_point()), cancelled], NOTHING) is None
 
 
 @pytest.mark.parametrize("failure", [f for f in FailureClass if f is not FailureClass.CANCELLED])
 def test_every_other_interruption_counts(failure: FailureClass, make_trial: MakeTrial, make_point: MakePoint) -> None:
     lost = make_trial(1, {}, result=interrupted(failure))
-    assert not was_cancelled(lost)
+    assert not lost.was_cancelled
     assert stop_reason(Budget(trials=1), [make_trial(0, {}, make_point()), lost], NOTHING) == "trials"
 
 
