@@ -13,6 +13,9 @@ DEVICES := $(if $(SIMULATED),CPU,$(if $(wildcard /dev/davinci[0-9]*),NPU,$(if $(
 TUNER_READY := $(TUNER)/.ready
 ENGINE_READY := $(ENGINE_HOME)/.ready
 
+# One more test process than cores: many tests wait.
+TEST_PROCESSES := $(shell expr $$(nproc) + 1)
+
 .PHONY: demo test check lint kills pinning soak engine install format clean
 
 demo: $(TUNER_READY) $(if $(SIMULATED),,$(ENGINE_READY))  ## A real tuning job on the real vLLM, and its winner in ./best.yaml; ENGINE=simulated: in a minute, without an engine
@@ -22,7 +25,7 @@ test: check $(ENGINE_READY)  ## Everything, the real engine, Ray and the browser
 	AUTOTUNE_REQUIRE_ENGINE=1 $(BIN)/python -m pytest -m "live or ray or browser or process"
 
 check: lint  ## Lint, types, import rules and the fast tests: no engine, under three minutes
-	$(BIN)/python -m pytest -n auto -m "not live and not ray and not browser and not process"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not live and not ray and not browser and not process"
 
 lint: $(TUNER_READY)
 	$(BIN)/ruff format --check .

@@ -69,9 +69,9 @@ class JobSummary(Record):
     queued_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
-    trials: int = 0  # searched trials that have ended, the baseline included
+    trials: int = 0  # searched ones that have ended, the baseline included, cancelled ones not
     budget_trials: int = 0
-    best_output_throughput_per_device: float | None = None  # of the load points that meet the SLA
+    best_output_throughput_per_device: float | None = None  # of the search, where the SLA is met
     front_size: int = 0
 
 

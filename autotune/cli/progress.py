@@ -57,16 +57,19 @@ def trial_line(trial: Trial, baseline: Mapping[str, Any]) -> str:
 def _operating_point(outcome: Measured) -> str:
     point = outcome.closest_point
     verdict = "[green]meets the SLA[/green]" if outcome.operating_point else "[yellow]misses the SLA[/yellow]"
+    if point.aborted:
+        return f"ended early, P99 TTFT {milliseconds(point.p99_ttft_ms)} at {point.load}: {verdict}"
     return f"{_numbers(point.output_throughput_per_device, point.p99_ttft_ms)} at {point.load}: {verdict}"
 
 
 def _re_runs(points: Sequence[LoadPoint]) -> str:
     runs = re_runs(points)
-    return f"{_numbers(runs.output_throughput_per_device, runs.p99_ttft_ms)} at {points[0].load}: {runs.verdict}"
+    numbers = _numbers(runs.output_throughput_per_device, runs.p99_ttft_ms, "up to ")
+    return f"{numbers} at {points[0].load}: {runs.verdict}"
 
 
-def _numbers(throughput: float, p99_ttft_ms: float | None) -> str:
-    return f"{throughput:6,.0f} tok/s, P99 TTFT {milliseconds(p99_ttft_ms)}"
+def _numbers(throughput: float, p99_ttft_ms: float | None, most: str = "") -> str:
+    return f"{throughput:6,.0f} tok/s, P99 TTFT {most}{milliseconds(p99_ttft_ms)}"
 
 
 def _failure(evidence: Evidence) -> str:

@@ -137,6 +137,8 @@ def _line(again: Confirmation, metric: str, percent: float, limit_ms: float) -> 
 def _versus_baseline(source: ExportSource) -> str:
     ratio = throughput_ratio(source)
     base, again = source.baseline, source.baseline_confirmation
+    if source.trial.purpose == "baseline":
+        return "this is the baseline: nothing that is searched differs from the engine's defaults"
     if source.confirmation is not None and again is not None:
         if ratio is None:
             return f"the baseline does not hold the SLA at {again.load} per device when measured again"

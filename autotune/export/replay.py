@@ -37,7 +37,7 @@ class Replay(Record):
 
 def replay_of(source: ExportSource) -> Replay:
     """The record that goes into the files of an export."""
-    environment = settled_environment(source.trial.config)
+    environment = settled_environment(source.trial.config, source.engine_versions)
     return Replay(
         job=source.job_id,
         trial=source.trial.number,

@@ -70,6 +70,8 @@ def explain(error: ValidationError, document: Document, schema: Mapping[str, Any
     expectations: dict[Path, list[str]] = {}
     found: list[tuple[Path, str]] = []
     for problem in error.errors(include_url=False):
+        if problem["type"] == "default_factory_not_called":
+            continue  # it waits for keys whose own problems are told
         place = _locate(problem["loc"], document.value, schema)
         phrase = _expectation(problem)
         if phrase:  # the members of an untagged union each complain: one message for all of them
@@ -97,7 +99,8 @@ def _with_place(document: Document, path: Path, message: str) -> str:
 
 def _expectation(problem: Mapping[str, Any]) -> str:
     template = _EXPECTED.get(problem["type"])
-    return template.format(**problem.get("ctx", {})) if template else ""
+    told = template.format(**problem.get("ctx", {})) if template else ""
+    return told.replace(" 1 characters", " 1 character").replace(" 1 entries", " 1 entry")
 
 
 def _mismatch(phrases: Sequence[str], value: Any) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from autotune.report.rows import measured, milliseconds
 from autotune.report.tables import trials_table
-from autotune.results import JobStatus, LoadPoint, Trial
+from autotune.results import ENDED, JobStatus, LoadPoint, Trial
 from autotune.submission import SubmittedJob
 
 BAR_WIDTH = 32
@@ -46,7 +46,7 @@ class Course:
         progress = self.submitted.progress
         if progress.planned and not progress.phase.startswith("baseline"):
             return min(progress.done, progress.planned), progress.planned
-        ended = sum(trial.is_searched and trial.result is not None for trial in self.trials)
+        ended = sum(trial.is_searched and trial.result is not None and not trial.was_cancelled for trial in self.trials)
         return ended, max(ended, self.budget_trials + 1)
 
 
@@ -70,10 +70,10 @@ def best_point(trials: Sequence[Trial]) -> tuple[Trial, LoadPoint] | None:
 
 
 def best_text(trials: Sequence[Trial]) -> str:
-    """The best configuration that meets the SLA so far, with its figures."""
+    """The best configuration that meets the SLA so far, with its figures; empty when there is none."""
     best = best_point(trials)
     if best is None:
-        return "nothing has met the SLA yet"
+        return ""
     trial, point = best
     return (
         f"{point.output_throughput_per_device:,.0f} tok/s per device, P99 TTFT {milliseconds(point.p99_ttft_ms)} "
@@ -119,10 +119,12 @@ def _facts(course: Course) -> Table:
     grid.add_row("status", status)
     grid.add_row("SLA", Text(course.sla))
     grid.add_row("progress", bar)
-    grid.add_row("best", Text(best_text(course.trials)))
+    nothing = "nothing meets the SLA" if job.status in ENDED else "nothing has met the SLA yet"
+    grid.add_row("best", Text(best_text(course.trials) or nothing))
     grid.add_row("front", Text(f"{course.front_size} points"))
     left = time_left_text(course.time_left_s)
-    for name, text in (("time left", left), ("worker", course.submitted.owner or ""), ("note", course.note)):
+    worker = (course.submitted.owner or "").partition(" (")[0]  # without what tells processes of one number apart
+    for name, text in (("time left", left), ("worker", worker), ("note", course.note)):
         if text:
             grid.add_row(name, Text(text))
     return grid

@@ -15,7 +15,7 @@ def jobs_table(jobs: Sequence[JobSummary]) -> Table:
     table = Table(header_style="bold")
     for header in ("job", *(["tenant"] if several else []), "status", "created (UTC)"):
         table.add_column(header)
-    for header in ("trials", "front", "tok/s per device"):
+    for header in ("trials", "front", "best tok/s per device"):
         table.add_column(header, justify="right")
     table.add_column("SLA", overflow="fold")
     for job in jobs:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from autotune.report.rows import milliseconds
+from autotune.report.rows import milliseconds, throughput
 from autotune.results import LoadPoint
 
 
@@ -21,7 +21,7 @@ def levels_table(points: Sequence[LoadPoint]) -> Table:
         table.add_row(
             str(point.level),
             str(point.load),
-            f"{point.output_throughput_per_device:,.1f}",
+            throughput(point),
             milliseconds(point.p99_ttft_ms),
             *(share_text(getattr(point, name)) for name in shares),
             _verdict(point),
@@ -56,4 +56,5 @@ def share_text(share: float | None) -> str:
 def _verdict(point: LoadPoint) -> Text:
     if point.invalid:
         return Text("not valid: the load generator was the bottleneck")
-    return Text(("met" if point.feasible else "missed") + ("" if point.steady else ", not steady"))
+    notes = ("" if point.steady else ", not steady") + (", ended early" if point.aborted else "")
+    return Text(("met" if point.feasible else "missed") + notes)

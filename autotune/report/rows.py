@@ -27,9 +27,14 @@ def baseline_point(trials: Sequence[Trial]) -> LoadPoint | None:
 
 
 def searched_points(trials: Sequence[Trial]) -> list[LoadPoint]:
-    """Every load point of the baseline and search trials; what was launched later repeats some of them."""
+    """Every load point of the baseline and search trials that has a throughput; later launches repeat some of them."""
     outcomes = [measured(trial) for trial in trials if trial.is_searched]
-    return [point for outcome in outcomes if outcome for point in outcome.points]
+    return [point for outcome in outcomes if outcome for point in outcome.points if not point.aborted]
+
+
+def throughput(point: LoadPoint) -> str:
+    """Output tokens per second and device; a dash for a level that was ended before its answers came."""
+    return "–" if point.aborted else f"{point.output_throughput_per_device:,.1f}"
 
 
 def changed_knobs(knobs: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from autotune.report.rows import (
     milliseconds,
     re_runs,
     state,
+    throughput,
 )
 from autotune.results import Confirmation, FrontPoint, ParetoFront, Trial, cost_per_million_tokens
 from autotune.spec import Sla
 
 _RATIOS = ("tok/s ×", "TTFT ×")  # over the baseline
 _KNOB_WIDTH = 30  # so that few knobs are broken within their names on a terminal of 80 or 100 columns
+_STATE_WIDTH = 36  # of a state in short
 _COSTS = ("cost/M out", "cost/M all")  # per million tokens
 
 
@@ -53,16 +55,17 @@ def front_table(front: ParetoFront, trials: Sequence[Trial], price_per_device_ho
 def trials_table(trials: Sequence[Trial], *, last: int | None = None, stages: Mapping[int, str] | None = None) -> Table:
     """Trials with their state, their operating point (or the level closest to the SLA) and their duration.
 
-    `last`: only so many of them, a line each; `stages`: what running ones do now, by number.
+    `last`: only so many of them, with the beginning of their state; `stages`: what running ones do now, by number.
     """
     table = _table("trial", "origin", "load per device", "tok/s per device", "P99 TTFT", *_RATIOS, "took")
-    table.add_column("state", overflow="fold" if last is None else "ellipsis", no_wrap=last is not None)
+    table.add_column("state", overflow="fold")
     base = baseline_point(trials)
     for trial in trials if last is None else trials[-last:]:
         now = (stages or {}).get(trial.number) if trial.result is None else None
-        table.add_row(
-            str(trial.number), Text(_origin(trial)), *_numbers(trial, trials), _took(trial), Text(now or state(trial))
-        )
+        told = Text(now or state(trial))
+        if last is not None:
+            told.truncate(_STATE_WIDTH, overflow="ellipsis")
+        table.add_row(str(trial.number), Text(_origin(trial)), *_numbers(trial, trials), _took(trial), told)
     if base is not None and not base.feasible:
         table.caption = "The baseline meets the SLA at no measured load, so there is no gain to show."
     return table
@@ -76,14 +79,12 @@ def baseline_summary(trials: Sequence[Trial], sla: Sla, confirmations: Sequence[
     point = baseline_point(trials)
     if point is None:
         return f"The baseline has no measurement: {state(trial)}"
-    numbers = (
-        f"{point.output_throughput_per_device:,.1f} tok/s per device at {point.load}, "
-        f"P99 TTFT {milliseconds(point.p99_ttft_ms)}"
-    )
+    numbers = f"{throughput(point)} tok/s per device at {point.load}, P99 TTFT {milliseconds(point.p99_ttft_ms)}"
     limits = ", ".join(f"{line.name} ≤ {line.limit_ms:g}" for line in sla.latency_limits)
     if point.feasible:
         return f"The baseline keeps the SLA ({limits}) with {numbers}.{_measured_again(trial, confirmations)}"
-    return f"The baseline misses the SLA ({limits}) at every measured load; closest: {numbers}."
+    early = " (ended early, for the SLA was out of reach)" if point.aborted else ""
+    return f"The baseline misses the SLA ({limits}) at every measured load; closest: {numbers}{early}."
 
 
 def _measured_again(trial: Trial, confirmations: Sequence[Confirmation]) -> str:
@@ -125,8 +126,8 @@ def _numbers(trial: Trial, trials: Sequence[Trial]) -> tuple[str, str, str, str,
     shown = point if trial.confirms is None else re_runs(outcome.points)
     base = baseline_point(trials) if point.feasible and trial.confirms is None else None
     ratios = against_baseline(shown.output_throughput_per_device, shown.p99_ttft_ms, base)
-    throughput = f"{shown.output_throughput_per_device:,.1f}"
-    return (str(point.load), throughput, milliseconds(shown.p99_ttft_ms), *ratios)
+    told = throughput(point) if trial.confirms is None else f"{shown.output_throughput_per_device:,.1f}"
+    return (str(point.load), told, milliseconds(shown.p99_ttft_ms), *ratios)
 
 
 def _origin(trial: Trial) -> str:

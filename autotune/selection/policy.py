@@ -102,5 +102,8 @@ def _picked(front: ParetoFront, pick: Pick, trials: Sequence[Trial]) -> FrontPoi
     if own:
         levels = ", ".join(str(point.level) for point in own)
         raise NotFound(f"trial {pick.trial} does not meet the SLA at level {pick.level}; it does at: {levels}")
-    known = ", ".join(map(str, sorted({point.trial for point in front.points}))) or "none"
-    raise NotFound(f"trial {pick.trial} has no load level that meets the SLA; trials on the front: {known}")
+    meeting = {point.trial for point in front.points} | {t.number for t in trials if feasible_points(t)}
+    is_there = not trials or pick.trial in {trial.number for trial in trials}
+    told = "has no load level that meets the SLA" if is_there else "does not exist"
+    known = ", ".join(map(str, sorted(meeting))) or "none"
+    raise NotFound(f"trial {pick.trial} {told}; trials that meet it: {known}")

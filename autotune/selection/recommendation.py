@@ -1,7 +1,7 @@
 """Which configuration to run, with the reason in a sentence."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.results import INERT, Comparison, Confirmation, Infeasible, LoadPoint, Recommendation, Trial, unsteady
@@ -116,6 +116,7 @@ def _from_reruns(trials: Sequence[Trial], confirmations: Sequence[Confirmation],
     parts += [f"{words.trials(failed)} did not hold the SLA when measured again"] if failed else []
     compared = max(1, sum(c is not base for c in confirmations))
     parts.append(_kept_baseline(holding, base) if base is best else _gain(best, base, compared))
+    parts += _missed_once(by_number, best, base, sla) if base is not None else []
     return Recommendation(
         trial=best.trial,
         level=_level(by_number[best.trial], best),
@@ -193,6 +194,16 @@ def _gain(best: Confirmation, base: Confirmation | None, best_of: int = 1) -> st
     told = f"baseline {base.output_throughput_per_device:.0f} tok/s ({factor}{words.difference(found)})"
     is_open = _versus(best, base, best_of).is_open
     return f"no clear winner over the baseline, trial {base.trial}: {told}" if is_open else told
+
+
+def _missed_once(trials: Mapping[int, Trial], best: Confirmation, base: Confirmation, sla: Sla) -> list[str]:
+    """What kept the baseline from the winner's load: one measurement of the search, which may have been disturbed."""
+    found = measured(trials[base.trial])
+    if found is None or base.load.kind != best.load.kind or base.load.value >= best.load.value:
+        return []
+    above = [p for p in found.points if p.load.value > base.load.value and not (p.feasible or p.invalid)]
+    missed = min(above, key=lambda p: p.load.value, default=None)
+    return [] if missed is None else [f"above its load the baseline was measured once: {words.miss(missed, sla)}"]
 
 
 def _kept_baseline(holding: Sequence[Confirmation], base: Confirmation) -> str:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Row, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from autotune.results import JobStatus
+from autotune.results import FailureClass, JobStatus
 from autotune.spec import Sla
 from autotune.store.schema import FrontPointRow, JobRow, LoadPointRow, TrialRow
 from autotune.submission import Cursor, JobFilter, JobSummary
@@ -76,10 +76,15 @@ def _conditions(wanted: JobFilter) -> list[ColumnElement[bool]]:
 def _summaries(session: Session, found: Sequence[Row[Any]]) -> tuple[JobSummary, ...]:
     ids = [row.id for row in found]
     ended = select(TrialRow.job_id, func.count()).where(
-        TrialRow.job_id.in_(ids), TrialRow.outcome.is_not(None), TrialRow.purpose.in_(_SEARCHED)
+        TrialRow.job_id.in_(ids),
+        TrialRow.outcome.is_not(None),
+        TrialRow.purpose.in_(_SEARCHED),
+        or_(TrialRow.failure.is_(None), TrialRow.failure != FailureClass.CANCELLED.value),
     )
-    best = select(LoadPointRow.job_id, func.max(LoadPointRow.output_throughput_per_device)).where(
-        LoadPointRow.job_id.in_(ids), LoadPointRow.feasible
+    best = (
+        select(LoadPointRow.job_id, func.max(LoadPointRow.output_throughput_per_device))
+        .join(TrialRow, and_(TrialRow.job_id == LoadPointRow.job_id, TrialRow.number == LoadPointRow.trial))
+        .where(LoadPointRow.job_id.in_(ids), LoadPointRow.feasible, TrialRow.purpose.in_(_SEARCHED))
     )
     front = select(FrontPointRow.job_id, func.count()).where(FrontPointRow.job_id.in_(ids))
     trials = dict(session.execute(ended.group_by(TrialRow.job_id)).all())

@@ -17,8 +17,10 @@ from autotune.results import (
     Evidence,
     FailureClass,
     Infeasible,
+    Interrupted,
     Job,
     JobStatus,
+    LoadPoint,
     Timings,
     Trial,
     TrialResult,
@@ -407,6 +409,26 @@ class TestLists:
             seen += [one.id for one in jobs]
             after = Cursor(created_at=jobs[-1].created_at, id=jobs[-1].id)
         assert seen == ["job-4", "job-3", "job-2", "job-1", "job-0"]
+
+    def test_a_summary_counts_what_the_budget_counts_and_shows_the_best_of_the_search(
+        self, store: SharedStore, make_trial: Callable[..., Trial], make_point: Callable[..., LoadPoint]
+    ) -> None:
+        """A re-run may be faster, and a trial that was cancelled was never judged."""
+        submit(store, "aa")
+        lease = store.claim("aa", "worker 1", now=NOON)
+        stopped = Evidence(failure=FailureClass.CANCELLED, signature=None, cause="The job was stopped.", advice="")
+        rows = [
+            make_trial(0, {}, make_point(100.0, 500.0)),
+            make_trial(1, {}, result=TrialResult(outcome=Interrupted(evidence=stopped)), finished_at=NOON),
+            make_trial(2, {}, make_point(100.0, 600.0), make_point(900.0, 800.0, level=1)),
+            make_trial(3, {}, make_point(100.0, 700.0), purpose="confirmation", confirms=2),
+        ]
+        for row in rows:
+            store.start_trial(lease, row.model_copy(update={"result": None, "finished_at": None}))
+            assert row.result is not None
+            store.finish_trial(lease, row.number, row.result, NOON)
+        (summary,) = store.page(JobFilter())[0]
+        assert (summary.trials, summary.best_output_throughput_per_device) == (2, 600.0)
 
     def test_a_tenant_sees_its_own_only(self, store: SharedStore) -> None:
         submit(store, "aa", "red")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.engine_config import EngineConfig
 from autotune.errors import InputError
-from autotune.export import FORMATS, ExportSource, export, file_name
+from autotune.export import FORMATS, ExportSource, export, file_name, read_export
 from autotune.results import (
     Confirmation,
     FrontPoint,
@@ -119,6 +119,8 @@ def test_the_environment_is_in_the_yamls_comments_with_the_command() -> None:
 def test_v1_is_asked_of_releases_that_have_another_engine_too(format: str, version: str, asked: bool) -> None:
     text = export(source(engine_version=f"vllm {version}, vllm-ascend {version}"), format)
     assert ("VLLM_USE_V1" in text) is asked
+    if format in ("vllm", "json"):
+        assert not read_export(text, "best").is_edited
 
 
 def test_the_command_is_read_by_a_shell_as_it_was_meant() -> None:

@@ -47,6 +47,11 @@ class House(Record):
     colour: Literal["red", "green"] = "red"
 
 
+class Shed(Record):
+    width: PositiveInt
+    depth: int = Field(default_factory=lambda fields: fields["width"])
+
+
 def problems(text, *overrides):
     with pytest.raises(InputError) as caught:
         load(text, House, source="house.yaml", overrides=overrides)
@@ -68,6 +73,12 @@ def test_all_problems_of_a_file_are_named_at_once_in_its_order():
         "house.yaml:4: colour: must be 'red' or 'green', not 'gren'; did you mean 'green'?",
         "house.yaml:5: levels.1: must be above 0, not 0",
     )
+
+
+def test_a_default_that_waits_for_a_wrong_key_is_no_problem_of_its_own():
+    with pytest.raises(InputError) as caught:
+        load("width: -1\n", Shed, source="shed.yaml")
+    assert caught.value.problems == ("shed.yaml:1: width: must be above 0, not -1",)
 
 
 def test_a_key_like_no_other_gets_the_list_of_known_keys():

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from autotune.engine_config import EngineConfig
 from autotune.report.page import front_page
 from autotune.report.plot import front_plot_text
-from autotune.report.rows import baseline_point, changed_knobs, knob_text, milliseconds
+from autotune.report.rows import baseline_point, changed_knobs, knob_text, milliseconds, searched_points
 from autotune.report.tables import baseline_panel, baseline_summary, front_table, trials_table
 from autotune.results import (
     Evidence,
@@ -101,8 +101,8 @@ FRONT = ParetoFront(
 )
 
 
-def shown(renderable: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def shown(renderable: RenderableType, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -143,6 +143,27 @@ def test_the_trials_table_marks_an_operating_point_and_re_runs_that_were_not_ste
     text = shown(trials_table((trial(0, measured(500, 120)), trial(7, moved), again)))
     assert [cells(text, number)[-1] for number in "07"] == ["measured", "measured, not steady"]
     assert cells(text, "8")[-1] == "1 of 1 runs meet the SLA, 1 not steady"
+
+
+def test_the_last_trials_in_short_keep_their_columns_on_a_narrow_terminal() -> None:
+    """A state that does not fit is cut, and takes no room from the number, the origin and the load."""
+    outcome = refused()
+    told = outcome.evidence.model_copy(update={"cause": "No attention kernel of this platform supports " * 3})
+    failed = trial(8, outcome.model_copy(update={"evidence": told}))
+    text = shown(trials_table((*TRIALS, failed), last=10), width=100)
+    row = next(line for line in text.splitlines() if re.match(r"^│\s+8 │ gp", line))
+    assert "cannot" in row
+    assert "baseline" in text
+    assert "supports No" not in text
+
+
+def test_a_level_that_was_ended_early_has_no_throughput_to_show() -> None:
+    early = point(0.0, 300).model_copy(update={"aborted": True})
+    ended = trial(0, Measured(points=(early,), operating_level=None))
+    assert cells(shown(trials_table((ended,))), "0")[3] == "–"
+    told = "closest: – tok/s per device at 4 concurrent, P99 TTFT 300 ms (ended early, for the SLA was out of reach)."
+    assert baseline_summary((ended,), SLA).endswith(told)
+    assert searched_points((ended,)) == []
 
 
 def test_without_a_feasible_baseline_there_is_no_gain() -> None:

@@ -206,8 +206,10 @@ def test_a_feasible_trial_off_the_front_can_be_picked_when_the_trials_are_given(
     trials = [trial(0, point(0, 100, 50)), trial(1, point(0, 200, 40))]
     front = pareto_front(trials)
     assert choose(front, Pick(0, None), trials).output_throughput_per_device == 100
-    with pytest.raises(NotFound, match="trial 0 has no load level that meets the SLA; trials on the front: 1"):
+    with pytest.raises(NotFound, match="trial 0 has no load level that meets the SLA; trials that meet it: 1"):
         choose(front, Pick(0, None))
+    with pytest.raises(NotFound, match="trial 9 does not exist; trials that meet it: 0, 1"):
+        choose(front, Pick(9, None), trials)
 
 
 def test_nothing_can_be_chosen_from_an_empty_front() -> None:
@@ -273,6 +275,17 @@ def test_a_candidate_that_no_longer_holds_is_demoted_and_named() -> None:
     choice = recommend(trials, reruns, SLA)
     assert choice.trial == 9
     assert "; trial 7 did not hold the SLA when measured again; " in choice.reason
+
+
+def test_what_kept_the_baseline_from_the_winners_load_is_told_when_it_was_measured_only_once() -> None:
+    """A machine that was busy for a minute would do: the interval knows nothing of it."""
+    trials = [trial(0, point(1, 500, 100), point(2, 700, 260)), trial(7, point(2, 950, 140))]
+    lower = Load(kind="max_concurrency", value=2)
+    base = confirmation(0, 500, 501, 499).model_copy(update={"load": lower})
+    told = "; above its load the baseline was measured once: P99 TTFT 260 ms at 4 concurrent, limit 200 ms"
+    assert recommend(trials, [base, confirmation(7, 789, 791, 790)], SLA).reason.endswith(told)
+    same = recommend(trials, [confirmation(0, 500, 501, 499), confirmation(7, 789, 791, 790)], SLA)
+    assert "measured once" not in same.reason
 
 
 def test_an_interval_with_zero_in_it_is_no_clear_winner_over_the_baseline() -> None:
