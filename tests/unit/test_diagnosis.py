@@ -1,7 +1,6 @@
 """Reading an engine's log: the root cause, the evidence, and what the search does next."""
 
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -264,11 +263,10 @@ def test_devices_that_another_container_holds_are_why_none_is_visible(before: st
     assert found.failure is FailureClass.BUSY
 
 
-def test_a_message_without_end_is_read_in_no_time() -> None:
+def test_a_message_that_begins_again_and_again_is_read_once() -> None:
+    """Gaps have bounds: without them this took minutes, at the start of an engine too."""
     start = "NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60.97 GiB total capacity; "
-    began_s = time.process_time()
-    diagnose(start * 2000 + "\n")
-    assert time.process_time() - began_s < 5  # it took minutes when a gap had no bound
+    assert fatal_line(start * 20_000 + "\n") == "npu_oom"
 
 
 def test_a_warning_is_not_fatal() -> None:
