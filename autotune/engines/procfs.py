@@ -1,6 +1,7 @@
 """What /proc says about processes: start times, states, descendants, and how busy each thread is."""
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,22 +72,32 @@ def with_environment(entry: str) -> tuple[ProcessStat, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadTime:
+    """What a thread wanted of the CPU since its start: seconds on a core, or waiting for one."""
+
+    wanted_s: float
+    at_s: float  # when that was read, on the monotonic clock: on a busy machine a hundred threads take their time
+
+
+@dataclass(frozen=True, slots=True)
 class CpuTime:
     """What one process has used of the CPU since its start, and what each of its threads that live wanted of it."""
 
     command: str  # as `ps -o comm` shows it: at most 15 characters
     total_s: float  # on a core
-    threads_s: Mapping[int, float]  # thread id -> seconds on a core, or waiting for one
+    at_s: float  # when that was read
+    threads: Mapping[int, ThreadTime]  # by thread id
 
 
 def cpu_times(pids: Iterable[int]) -> dict[int, CpuTime]:
     """What these processes have used until now; those that are gone are left out. Source of the fields: proc(5)."""
     found = {}
     for pid in pids:
-        used = _used(pid)
+        at_s, used = time.monotonic(), _used(pid)
         if used is not None:
-            wanted = {thread: _wanted_s(pid, thread) for thread in _threads(pid)}
-            found[pid] = CpuTime(*used, {thread: time_s for thread, time_s in wanted.items() if time_s is not None})
+            wanted = {thread: _wanted(pid, thread) for thread in _threads(pid)}
+            threads = {thread: time_ for thread, time_ in wanted.items() if time_ is not None}
+            found[pid] = CpuTime(*used, at_s, threads)
     return found
 
 
@@ -101,13 +112,14 @@ def _used(pid: int) -> tuple[str, float] | None:
     return name, (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-def _wanted_s(pid: int, thread: int) -> float | None:
+def _wanted(pid: int, thread: int) -> ThreadTime | None:
     """Time on a core and in its queue (Linux, Documentation/scheduler/sched-stats.rst); None: gone, or not kept."""
+    at_s = time.monotonic()
     try:
         on_core_ns, waited_ns, _ = (_PROC / str(pid) / "task" / str(thread) / "schedstat").read_text().split()
     except (OSError, ValueError):
         return None
-    return (int(on_core_ns) + int(waited_ns)) / 1e9
+    return ThreadTime((int(on_core_ns) + int(waited_ns)) / 1e9, at_s)
 
 
 def _threads(pid: int) -> list[int]:

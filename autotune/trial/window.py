@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autotune.engines.procfs import CpuTime
+from autotune.engines.procfs import CpuTime, ThreadTime
 from autotune.engines.readback import counter_deltas
 from autotune.errors import EnvironmentProblem
 from autotune.platforms import Utilization
@@ -136,20 +136,22 @@ def cpu_figures(samples: Sequence[Sample]) -> dict[str, float]:
 
     `engine_cpu_cores` is what all of them took. `busiest_thread_share` is the part of the time in which the busiest
     thread ran or waited for a core: with less the thread would have been done as soon, whatever else the machine does.
-    `host_thread_share` is the same among threads that compute no model: the API server's and the scheduler's.
+    `host_thread_share` is the same among threads that compute no model: the API server's and the scheduler's. Each
+    process and each thread is judged by the times when it was read itself.
     """
     busy = [sample for sample in _busy(samples) if sample.cpu]
-    if len(busy) < 2 or busy[-1].at_s <= busy[0].at_s:
+    if len(busy) < 2:
         return {}
-    first, last = busy[0], busy[-1]
-    wall_s = last.at_s - first.at_s
-    total_s = sum(used.total_s - first.cpu[pid].total_s for pid, used in last.cpu.items() if pid in first.cpu)
-    threads = {pid: _busiest_s(first.cpu[pid], used) for pid, used in last.cpu.items() if pid in first.cpu}
-    host = [busiest_s for pid, busiest_s in threads.items() if _is_host(last.cpu[pid].command, last.cpu)]
+    first, last = busy[0].cpu, busy[-1].cpu
+    both = [pid for pid, used in last.items() if pid in first and used.at_s > first[pid].at_s]
+    if not both:
+        return {}
+    shares = {pid: _busiest_share(first[pid], last[pid]) for pid in both}
+    host = [share for pid, share in shares.items() if _is_host(last[pid].command, last)]
     return {
-        "engine_cpu_cores": total_s / wall_s,
-        "busiest_thread_share": max(threads.values(), default=0.0) / wall_s,
-        "host_thread_share": max(host, default=0.0) / wall_s,
+        "engine_cpu_cores": sum(_cores(first[pid], last[pid]) for pid in both),
+        "busiest_thread_share": max(shares.values()),
+        "host_thread_share": max(host, default=0.0),
     }
 
 
@@ -175,8 +177,21 @@ def _busy(samples: Sequence[Sample]) -> list[Sample]:
     return list(samples[numbers[0] : numbers[-1] + 1]) if numbers else []
 
 
-def _busiest_s(before: CpuTime, after: CpuTime) -> float:
-    return max((used - before.threads_s.get(thread, 0.0) for thread, used in after.threads_s.items()), default=0.0)
+def _cores(before: CpuTime, after: CpuTime) -> float:
+    return (after.total_s - before.total_s) / (after.at_s - before.at_s)
+
+
+def _busiest_share(before: CpuTime, after: CpuTime) -> float:
+    """Of one core; a thread that began in between counts from the first look on."""
+    unseen = ThreadTime(0.0, before.at_s)
+    return max(
+        (_share(before.threads.get(thread, unseen), used) for thread, used in after.threads.items()), default=0.0
+    )
+
+
+def _share(before: ThreadTime, after: ThreadTime) -> float:
+    """At most 1: a thread cannot want more, but its time is read a moment after the clock."""
+    return min(1.0, (after.wanted_s - before.wanted_s) / (after.at_s - before.at_s))
 
 
 def _is_host(command: str, family: CpuTimes) -> bool:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from autotune.engines import procfs
-from autotune.engines.procfs import CpuTime
+from autotune.engines.procfs import CpuTime, ThreadTime
 from autotune.errors import EnvironmentProblem
 from autotune.platforms import Utilization
 from autotune.trial import window
@@ -73,10 +73,11 @@ def test_data_parallel_engines_are_counted():
 # CPU
 
 
-def family(**seconds: dict[int, float]) -> dict[int, CpuTime]:
-    """Processes by name: API server 10, scheduler 20, worker 30."""
+def family(at_s: float, **seconds: dict[int, float]) -> dict[int, CpuTime]:
+    """Processes by name, read at that time: API server 10, scheduler 20, worker 30."""
     names = {"api": (10, "vllm"), "core": (20, "VLLM::EngineCor"), "worker": (30, "VLLM::Worker_TP0")}
-    return {names[key][0]: CpuTime(names[key][1], sum(used.values()), used) for key, used in seconds.items()}
+    threads = {key: {n: ThreadTime(used, at_s) for n, used in of.items()} for key, of in seconds.items()}
+    return {names[key][0]: CpuTime(names[key][1], sum(of.values()), at_s, threads[key]) for key, of in seconds.items()}
 
 
 def cpu(before: dict[int, CpuTime], after: dict[int, CpuTime]) -> dict[str, float]:
@@ -84,37 +85,51 @@ def cpu(before: dict[int, CpuTime], after: dict[int, CpuTime]) -> dict[str, floa
 
 
 def test_cpu_is_in_cores_between_the_first_and_the_last_look():
-    before = family(api={10: 5.0}, core={20: 7.0, 21: 1.0}, worker={30: 9.0})
-    after = family(api={10: 6.0}, core={20: 9.0, 21: 2.0}, worker={30: 13.0})
+    before = family(10, api={10: 5.0}, core={20: 7.0, 21: 1.0}, worker={30: 9.0})
+    after = family(14, api={10: 6.0}, core={20: 9.0, 21: 2.0}, worker={30: 13.0})
     assert cpu(before, after) == {"engine_cpu_cores": 2.0, "busiest_thread_share": 1.0, "host_thread_share": 0.5}
 
 
 def test_a_thread_that_began_in_between_counts_from_its_start():
-    before = family(api={10: 5.0}, worker={30: 9.0})
-    after = family(api={10: 5.0, 11: 2.0}, worker={30: 9.0})
+    before = family(10, api={10: 5.0}, worker={30: 9.0})
+    after = family(14, api={10: 5.0, 11: 2.0}, worker={30: 9.0})
     assert cpu(before, after)["host_thread_share"] == 0.5
 
 
 def test_an_api_server_that_has_no_time_to_answer_is_seen_busy_all_the_same():
-    silent = [Sample(n, {}, cpu=family(api={10: 0.95 * n})) for n in (1, 2, 3)]
-    figures = cpu_figures([sample(0, 0, cpu=family(api={10: 0.0})), *silent])
+    silent = [Sample(n, {}, cpu=family(n, api={10: 0.95 * n})) for n in (1, 2, 3)]
+    figures = cpu_figures([sample(0, 0, cpu=family(0, api={10: 0.0})), *silent])
     assert figures["host_thread_share"] == pytest.approx(0.95)
     assert gauge_figures(silent) == {}
 
 
 def test_without_workers_the_scheduler_computes_the_model_itself():
-    before, after = family(api={10: 0.0}, core={20: 0.0}), family(api={10: 1.0}, core={20: 4.0})
+    before, after = family(10, api={10: 0.0}, core={20: 0.0}), family(14, api={10: 1.0}, core={20: 4.0})
     assert cpu(before, after) == {"engine_cpu_cores": 1.25, "busiest_thread_share": 1.0, "host_thread_share": 0.25}
 
 
+def test_a_thread_that_was_read_late_is_judged_by_its_own_times():
+    """The first look was held up: the worker's thread was read half a second after the process, at 10.5 s."""
+    before, after = family(10, worker={30: 9.0}), family(12, worker={30: 10.5})
+    (process,) = before.values()
+    late = {30: replace(process, threads={30: ThreadTime(9.0, 10.5)})}
+    assert cpu(late, after)["busiest_thread_share"] == 1.0
+    assert cpu(before, after)["busiest_thread_share"] == 0.75
+
+
+def test_no_thread_wants_more_than_a_core():
+    before, after = family(10, worker={30: 9.0}), family(12, worker={30: 11.3})
+    assert cpu(before, after)["busiest_thread_share"] == 1.0
+
+
 def test_one_look_says_nothing_about_cpu():
-    assert cpu_figures([sample(10, 1, cpu=family(api={10: 5.0}))]) == {}
+    assert cpu_figures([sample(10, 1, cpu=family(10, api={10: 5.0}))]) == {}
 
 
 def test_a_thread_wants_at_least_the_time_that_it_gets():
     got_s = time.thread_time()
     used = procfs.cpu_times([os.getpid()])[os.getpid()]
-    assert used.threads_s[threading.get_native_id()] >= got_s
+    assert used.threads[threading.get_native_id()].wanted_s >= got_s
     assert used.total_s >= got_s - 0.02  # clock ticks
 
 
@@ -149,7 +164,7 @@ class Engine:
         return Sources(
             counters=self.counters,
             gauges=self.gauges,
-            cpu_times=lambda: family(api={10: float(self.looks)}),
+            cpu_times=lambda: family(time.monotonic(), api={10: float(self.looks)}),
             utilization=self.utilization,
             over=lambda: self.over,
             limits={"max_num_seqs": 4.0},
@@ -215,7 +230,7 @@ def test_the_time_in_which_a_busy_engine_does_not_answer_is_no_time_on_a_core(mo
         engine.over = engine.looks == 2
         return found
 
-    sources = replace(engine.sources(), gauges=slow, cpu_times=lambda: family(api={10: now_s[0]}))
+    sources = replace(engine.sources(), gauges=slow, cpu_times=lambda: family(now_s[0], api={10: now_s[0]}))
     opened = EngineWindow(sources)
     assert ended()
     assert opened.close()["host_thread_share"] == 1.0
