@@ -54,7 +54,8 @@ def _limits(sla: Sla) -> str:
 
 def _points(trial: Trial) -> list[LoadPoint]:
     outcome = measured(trial)
-    return [point for point in outcome.points if point.p99_ttft_ms is not None] if outcome else []
+    points = outcome.points if outcome else ()
+    return [point for point in points if point.p99_ttft_ms is not None and not point.aborted]
 
 
 def _add_points(

@@ -45,7 +45,7 @@ def front_picture(front: ParetoFront, trials: Sequence[Trial], sla: Sla, *, titl
 
 def _points(trial: Trial, purpose: str, feasible: bool) -> list[LoadPoint]:
     outcome = measured(trial) if trial.purpose == purpose else None
-    points = outcome.points if outcome else ()
+    points = [point for point in outcome.points if not point.aborted] if outcome else []
     return [point for point in points if point.p99_ttft_ms is not None and point.feasible == feasible]
 
 

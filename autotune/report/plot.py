@@ -36,7 +36,8 @@ def front_plot_text(
     _draw(figure, [_at(p) for p in points if p.p99_ttft_ms and not p.feasible], "x")
     _draw(figure, [_at(p) for p in points if p.p99_ttft_ms and p.feasible], "o")
     _draw(figure, [(p.output_throughput_per_device, p.p99_ttft_ms) for p in front.points], "*", joined=True)
-    _draw(figure, [_at(baseline)] if baseline is not None and baseline.p99_ttft_ms else [], "B")
+    started = [baseline] if baseline is not None and baseline.p99_ttft_ms and not baseline.aborted else []
+    _draw(figure, [_at(point) for point in started], "B")
     rows = plotext.uncolorize(figure.build().string()).rstrip().split("\n")
     return "\n".join([*(row.rstrip() for row in rows), _key(limit_ms), ""])
 

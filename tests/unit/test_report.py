@@ -164,6 +164,9 @@ def test_a_level_that_was_ended_early_has_no_throughput_to_show() -> None:
     told = "closest: – tok/s per device at 4 concurrent, P99 TTFT 300 ms (ended early, for the SLA was out of reach)."
     assert baseline_summary((ended,), SLA).endswith(told)
     assert searched_points((ended,)) == []
+    plotted = front_plot_text(ParetoFront(), [point(500, 150)], early, SLA)
+    assert "B" not in "\n".join(plotted.splitlines()[:-1])  # the last line is the key
+    assert "300 ms" not in front_page(ParetoFront(), (ended,), SLA, title="demo-1")
 
 
 def test_without_a_feasible_baseline_there_is_no_gain() -> None:
